@@ -49,7 +49,7 @@ use self::{
     state::{Device, Shared},
     time::{SeededEntropy, VirtualClock},
 };
-use crate::{AgentId, Instant, Offload, World};
+use crate::{AgentId, Instant, Offload, WallTime, World};
 
 /// Who joins a [`Sim`].
 #[derive(Debug, Clone)]
@@ -181,6 +181,11 @@ impl Sim {
     /// Now, on the clock that all agents share.
     pub fn now(&self) -> Instant {
         self.0.lock().now
+    }
+
+    /// Now, on the wall clock that all agents share.
+    pub fn wall(&self) -> WallTime {
+        self.0.lock().wall()
     }
 
     /// A hash over all bytes delivered so far, with times, senders and receivers: equal runs have equal traces.
