@@ -1,0 +1,184 @@
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+use cid::Cid;
+use diai_core::{BoxFuture, Offload, offload};
+use parking_lot::Mutex;
+
+use crate::{
+    Block, BlockError, BlockSource, FlushError, GetError, MAX_BLOCK_BYTES, PutError, RemoveError, SourceError, Store,
+    StoreStats, identity_content,
+};
+
+/// The async door to a [`Store`]: cheap to clone, safe to share.
+///
+/// Cancel-safety: a dropped `put` or `remove` may or may not have happened; a dropped `get` or `flush` has no effect
+/// on what is stored.
+#[derive(Clone)]
+pub struct BlockStore {
+    store: Arc<dyn Store>,
+    offload: Arc<dyn Offload>,
+    guards: Arc<Mutex<Guards>>,
+}
+
+#[derive(Default)]
+struct Guards {
+    next: u64,
+    held: BTreeMap<u64, Held>,
+}
+
+struct Held {
+    generation: u32,
+    root: Option<Cid>,
+}
+
+impl fmt::Debug for BlockStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockStore").field("stats", &self.store.stats()).finish_non_exhaustive()
+    }
+}
+
+impl BlockStore {
+    /// The door to `store`, whose blocking calls are made on `offload`.
+    pub fn new(store: Arc<dyn Store>, offload: Arc<dyn Offload>) -> Self {
+        Self { store, offload, guards: Arc::default() }
+    }
+
+    /// The store behind the door, whose calls block.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The pool that the store's calls are made on.
+    pub fn offload(&self) -> &Arc<dyn Offload> {
+        &self.offload
+    }
+
+    /// The data of `cid`, checked against it; `None` when it is not here.
+    pub async fn get(&self, cid: &Cid) -> Result<Option<Bytes>, GetError> {
+        if let Some(content) = identity_content(cid) {
+            return Ok(Some(Bytes::copy_from_slice(content)));
+        }
+        if !self.store.has(cid) {
+            return Ok(None);
+        }
+        let (store, cid) = (self.store.clone(), *cid);
+        offload(&*self.offload, move || store.get(&cid)).await.map_err(|_| GetError::Closed)?
+    }
+
+    /// The data of each of `cids`, in one go on one thread: for many small blocks. The caller bounds how many.
+    pub async fn get_many(&self, cids: Vec<Cid>) -> Result<Vec<Result<Option<Bytes>, GetError>>, GetError> {
+        let store = self.store.clone();
+        let get = move |cid: Cid| match identity_content(&cid) {
+            Some(content) => Ok(Some(Bytes::copy_from_slice(content))),
+            None => store.get(&cid),
+        };
+        offload(&*self.offload, move || cids.into_iter().map(get).collect()).await.map_err(|_| GetError::Closed)
+    }
+
+    /// Whether `cid` is here. Answered from memory.
+    pub fn has(&self, cid: &Cid) -> bool {
+        identity_content(cid).is_some() || self.store.has(cid)
+    }
+
+    /// Whether `cid` is here, and if so keeps it from a collection that runs now: what a fetch asks while it holds a
+    /// [`Guard`], instead of [`has`](Self::has). Answered from memory.
+    pub fn touch(&self, cid: &Cid) -> bool {
+        identity_content(cid).is_some() || self.store.touch(cid)
+    }
+
+    /// Stores `block`: readable when it returns, durable after [`flush`](Self::flush).
+    pub async fn put(&self, block: Block) -> Result<(), PutError> {
+        self.put_many(vec![block]).await
+    }
+
+    /// Stores `blocks`, written together: readable when it returns, durable after [`flush`](Self::flush). Some
+    /// thousand small blocks, or a few MiB, are a good measure.
+    pub async fn put_many(&self, mut blocks: Vec<Block>) -> Result<(), PutError> {
+        blocks.retain(|block| identity_content(&block.cid).is_none());
+        if let Some(block) = blocks.iter().find(|block| block.data.len() > MAX_BLOCK_BYTES) {
+            return Err(BlockError::TooLarge { bytes: block.data.len() }.into());
+        }
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        let store = self.store.clone();
+        offload(&*self.offload, move || store.put(&blocks)).await.map_err(|_| PutError::Closed)?
+    }
+
+    /// Removes `cids`, whoever still needs them. Garbage collection is [`Pins::gc`](crate::Pins::gc).
+    pub async fn remove(&self, cids: Vec<Cid>) -> Result<(), RemoveError> {
+        let store = self.store.clone();
+        offload(&*self.offload, move || store.remove(&cids)).await.map_err(|_| RemoveError::Closed)?
+    }
+
+    /// Makes all that was put before the call durable. Calls at the same time share one sync of the disk.
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        let store = self.store.clone();
+        offload(&*self.offload, move || store.flush()).await.map_err(|_| FlushError::Closed)?
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> StoreStats {
+        self.store.stats()
+    }
+
+    /// Keeps what is put or touched from now on, until the guard is dropped, from being collected: what an import
+    /// holds until it has pinned its root.
+    pub fn guard(&self) -> Guard {
+        self.hold(None)
+    }
+
+    /// The same, and keeps what is here already of the DAG under `root`: what a fetch holds.
+    pub fn guard_root(&self, root: Cid) -> Guard {
+        self.hold(Some(root))
+    }
+
+    fn hold(&self, root: Option<Cid>) -> Guard {
+        let mut guards = self.guards.lock();
+        guards.next += 1;
+        let id = guards.next;
+        let generation = self.store.begin_generation();
+        guards.held.insert(id, Held { generation, root });
+        Guard { id, guards: self.guards.clone() }
+    }
+
+    /// The oldest generation that must be kept, beginning a new one, and the roots under guard.
+    pub(crate) fn guarded(&self) -> (u32, Vec<Cid>) {
+        let guards = self.guards.lock();
+        let now = self.store.begin_generation();
+        let oldest = guards.held.values().map(|held| held.generation).min().unwrap_or(now);
+        (oldest, guards.held.values().filter_map(|held| held.root).collect())
+    }
+}
+
+impl BlockSource for BlockStore {
+    fn block(&self, cid: Cid) -> BoxFuture<'_, Result<Bytes, SourceError>> {
+        Box::pin(async move {
+            match self.get(&cid).await {
+                Ok(Some(data)) => Ok(data),
+                Ok(None) => Err(SourceError::NotFound { cid, asked: "the local store".into() }),
+                Err(error) => Err(SourceError::Failed { cid, reason: error.to_string() }),
+            }
+        })
+    }
+}
+
+/// Keeps blocks from garbage collection until it is dropped.
+#[must_use = "blocks are kept only while the guard lives"]
+pub struct Guard {
+    id: u64,
+    guards: Arc<Mutex<Guards>>,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.guards.lock().held.remove(&self.id);
+    }
+}

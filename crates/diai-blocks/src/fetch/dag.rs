@@ -1,0 +1,411 @@
+//! One fetch: a walk over what is here and what comes, depth first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use cid::Cid;
+use diai_core::{BoxFuture, Instant, PeerId, ProviderStream};
+use futures::{FutureExt, StreamExt};
+
+use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key};
+use crate::{
+    Block, DAG_PB, Guard,
+    bitswap::{Delivery, Session},
+    identity_content,
+    store::{Key, Multihash},
+    unixfs,
+};
+
+/// While more links than this wait, only so many nodes with links are fetched at a time.
+const LONG_FRONTIER: usize = 8192;
+const NODES_WHEN_LONG: usize = 16;
+/// Links that may wait; one node has at most 65,536.
+const MAX_FRONTIER: usize = 1 << 20;
+/// Stored bytes after which a flush goes along, so that little is left for the end.
+const FLUSH_EVERY_BYTES: u64 = 32 << 20;
+/// A group of blocks is stored when it has so many.
+const GROUP_BLOCKS: usize = 1024;
+
+/// How much to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// One block.
+    Block,
+    /// Everything below it too.
+    Dag,
+}
+
+type Storing = BoxFuture<'static, Result<Vec<Cid>, FetchError>>;
+
+pub(super) struct Walk<'a> {
+    fetcher: &'a Fetcher,
+    root: Cid,
+    scope: Scope,
+    options: &'a FetchOptions,
+    _guard: Guard,
+    session: Option<Session>,
+    /// To visit, the next one last.
+    frontier: Vec<Cid>,
+    /// Nodes with links that were visited.
+    seen: BTreeSet<Key>,
+    wanted: BTreeMap<Multihash, Vec<Cid>>,
+    wanted_nodes: usize,
+    /// Wanted, and nobody who was asked has it.
+    missing: BTreeMap<Multihash, BTreeSet<PeerId>>,
+    group: Vec<Block>,
+    group_bytes: usize,
+    /// Blocks of the group, and of the one being stored: not in the store yet, but not to be wanted again.
+    held: BTreeMap<Multihash, Bytes>,
+    held_before: BTreeMap<Multihash, Bytes>,
+    storing: Option<Storing>,
+    unflushed: u64,
+    progress: FetchProgress,
+    last_block: Instant,
+    providers: Providers,
+    lookup: Option<ProviderStream>,
+    next_lookup: Instant,
+    deliverers: BTreeSet<PeerId>,
+}
+
+enum Event {
+    Stored(Result<Vec<Cid>, FetchError>),
+    Delivery(Option<Delivery>),
+    Providers(Option<Vec<PeerId>>),
+    Time,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(fetcher: &'a Fetcher, root: Cid, scope: Scope, options: &'a FetchOptions) -> Self {
+        let now = fetcher.world.clock.now();
+        Self {
+            fetcher,
+            root,
+            scope,
+            options,
+            _guard: fetcher.store.guard_root(root),
+            session: None,
+            frontier: vec![root],
+            seen: BTreeSet::new(),
+            wanted: BTreeMap::new(),
+            wanted_nodes: 0,
+            missing: BTreeMap::new(),
+            group: Vec::new(),
+            group_bytes: 0,
+            held: BTreeMap::new(),
+            held_before: BTreeMap::new(),
+            storing: None,
+            unflushed: 0,
+            progress: FetchProgress::default(),
+            last_block: now,
+            providers: Providers::default(),
+            lookup: None,
+            next_lookup: now,
+            deliverers: BTreeSet::new(),
+        }
+    }
+
+    /// Who sent blocks.
+    pub(super) fn deliverers(&self) -> Vec<PeerId> {
+        self.deliverers.iter().copied().collect()
+    }
+
+    pub(super) async fn run(&mut self) -> Result<FetchProgress, FetchError> {
+        let outcome = self.fetch().await;
+        // What came is kept, also after an error, so that it need not come again.
+        if let Some(storing) = self.storing.take() {
+            let stored = storing.await?;
+            self.fetcher.bitswap.added(stored).await;
+        }
+        if let Some(last) = self.store_group() {
+            let stored = last.await?;
+            self.fetcher.bitswap.added(stored).await;
+        }
+        if self.scope == Scope::Dag && self.progress.blocks > 0 {
+            self.fetcher.store.flush().await?;
+        }
+        outcome?;
+        self.tell();
+        Ok(self.progress)
+    }
+
+    async fn fetch(&mut self) -> Result<(), FetchError> {
+        loop {
+            self.fill().await?;
+            if self.wanted.is_empty() && self.frontier.is_empty() {
+                return Ok(());
+            }
+            if self.storing.is_none() && self.group_bytes >= self.fetcher.config.group_bytes
+                || self.group.len() >= GROUP_BLOCKS
+            {
+                self.start_storing().await?;
+            }
+            match self.next_event().await {
+                Event::Stored(stored) => {
+                    self.storing = None;
+                    self.fetcher.bitswap.added(stored?).await;
+                    self.tell();
+                }
+                Event::Delivery(None) => return Err(FetchError::Closed),
+                Event::Delivery(Some(delivery)) => self.delivered(delivery)?,
+                Event::Providers(found) => self.found(found).await,
+                Event::Time => self.time().await?,
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let clock = self.fetcher.world.clock.clone();
+        let deadline = self.deadline();
+        let wake = if self.missing.is_empty() || self.lookup.is_some() { deadline } else { deadline.min(self.next_lookup) };
+        // Two groups in memory at most: beyond, storing goes first.
+        let full = self.storing.is_some() && self.group_bytes >= 2 * self.fetcher.config.group_bytes;
+        let (storing, session, lookup) = (&mut self.storing, &mut self.session, &mut self.lookup);
+        let store = async {
+            match storing {
+                Some(storing) => storing.await,
+                None => futures::future::pending().await,
+            }
+        };
+        let deliver = async {
+            match session {
+                Some(session) if !full => session.next().await,
+                _ => futures::future::pending().await,
+            }
+        };
+        let look = async {
+            match lookup {
+                Some(lookup) => lookup.next().await,
+                None => futures::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            stored = store => Event::Stored(stored),
+            delivery = deliver => Event::Delivery(delivery),
+            // An error of one lookup is an answer like no providers: it is tried again.
+            found = look => Event::Providers(found.map(Result::unwrap_or_default)),
+            () = clock.sleep_until(wake) => Event::Time,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.options.deadline.unwrap_or(self.last_block + self.fetcher.config.patience)
+    }
+
+    /// Visits what is here and wants what is not, as far as there is room.
+    async fn fill(&mut self) -> Result<(), FetchError> {
+        let mut wants = Vec::new();
+        let window = self.window();
+        while self.wanted.len() < window
+            && let Some(&cid) = self.frontier.last()
+        {
+            let node = cid.codec() == DAG_PB && self.scope == Scope::Dag;
+            if node && self.frontier.len() > LONG_FRONTIER && self.wanted_nodes >= NODES_WHEN_LONG {
+                break;
+            }
+            self.frontier.pop();
+            if node && !self.seen.insert(Key::from(cid.hash())) {
+                continue;
+            }
+            if self.seen.len() > self.fetcher.config.max_nodes {
+                return Err(self.over("nodes", self.fetcher.config.max_nodes as u64));
+            }
+            if let Some(content) = identity_content(&cid) {
+                let content = Bytes::copy_from_slice(content);
+                self.visit(cid, &content)?;
+            } else if let Some(cids) = self.wanted.get_mut(cid.hash()) {
+                cids.push(cid);
+                self.wanted_nodes += usize::from(node);
+            } else if self.fetcher.store.touch(&cid) {
+                self.progress.local_blocks += 1;
+                if node && !self.visit_local(cid).await? {
+                    self.note_wanted(cid, &mut wants);
+                }
+            } else if let Some(data) = self.held.get(cid.hash()).or_else(|| self.held_before.get(cid.hash())) {
+                let data = data.clone();
+                self.visit(cid, &data)?;
+            } else {
+                self.note_wanted(cid, &mut wants);
+            }
+        }
+        self.progress.open_blocks = (self.wanted.len() + self.frontier.len()) as u64;
+        if !wants.is_empty() {
+            self.want(wants).await;
+        }
+        Ok(())
+    }
+
+    fn note_wanted(&mut self, cid: Cid, wants: &mut Vec<Cid>) {
+        self.wanted_nodes += usize::from(cid.codec() == DAG_PB && self.scope == Scope::Dag);
+        self.wanted.insert(*cid.hash(), vec![cid]);
+        wants.push(cid);
+    }
+
+    /// Whether the stored node `cid` could be read; a damaged one is fetched anew.
+    async fn visit_local(&mut self, cid: Cid) -> Result<bool, FetchError> {
+        match self.fetcher.store.get(&cid).await {
+            Ok(Some(data)) => self.visit(cid, &data).map(|()| true),
+            Ok(None) | Err(crate::GetError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn want(&mut self, wants: Vec<Cid>) {
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => {
+                let session = self.fetcher.bitswap.session().await;
+                if !self.options.holders.is_empty() {
+                    // The session must know of a want before holders of it mean anything to it.
+                    session.want(Vec::new()).await;
+                    session.holders(self.options.holders.clone()).await;
+                }
+                none.insert(session)
+            }
+        };
+        session.want(wants).await;
+    }
+
+    /// Wants that may be open, by the average length of the blocks so far.
+    fn window(&self) -> usize {
+        let config = &self.fetcher.config;
+        let average = self.progress.bytes.checked_div(self.progress.blocks).unwrap_or(1 << 20).max(1024);
+        (config.max_open_bytes / average as usize).clamp(16, config.max_wants.max(16))
+    }
+
+    fn visit(&mut self, cid: Cid, data: &Bytes) -> Result<(), FetchError> {
+        if self.scope == Scope::Dag {
+            let links = unixfs::links(cid, data)?;
+            if self.frontier.len() + links.len() > MAX_FRONTIER {
+                return Err(self.over("links waiting", MAX_FRONTIER as u64));
+            }
+            self.frontier.extend(links.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn over(&self, what: &'static str, limit: u64) -> FetchError {
+        FetchError::OverLimit { root: self.root, what, limit }
+    }
+
+    fn delivered(&mut self, delivery: Delivery) -> Result<(), FetchError> {
+        let mut next = Some(delivery);
+        while let Some(delivery) = next {
+            match delivery {
+                Delivery::Exhausted { cid, asked } => {
+                    self.missing.entry(*cid.hash()).or_default().extend(asked);
+                }
+                Delivery::Block { block, peer, .. } => self.block(block, peer)?,
+            }
+            // All that is there, before anybody waits again; but no more than a group.
+            next = match &mut self.session {
+                Some(session) if self.group_bytes < self.fetcher.config.group_bytes => session.try_next(),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn block(&mut self, block: Block, peer: PeerId) -> Result<(), FetchError> {
+        let Some(cids) = self.wanted.remove(block.cid.hash()) else { return Ok(()) };
+        self.missing.remove(block.cid.hash());
+        self.last_block = self.fetcher.world.clock.now();
+        self.deliverers.insert(peer);
+        self.progress.blocks += 1;
+        self.progress.bytes += block.data.len() as u64;
+        let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
+        if self.progress.bytes > limit {
+            return Err(self.over("bytes", limit));
+        }
+        self.group_bytes += block.data.len();
+        let data = block.data.clone();
+        self.held.insert(*block.cid.hash(), data.clone());
+        self.group.push(block);
+        for cid in cids {
+            self.wanted_nodes -= usize::from(cid.codec() == DAG_PB && self.scope == Scope::Dag);
+            self.visit(cid, &data)?;
+        }
+        Ok(())
+    }
+
+    /// The group on its way to the store; `None` if it is empty.
+    fn store_group(&mut self) -> Option<Storing> {
+        if self.group.is_empty() {
+            return None;
+        }
+        let group = std::mem::take(&mut self.group);
+        self.held_before = std::mem::take(&mut self.held);
+        self.unflushed += std::mem::take(&mut self.group_bytes) as u64;
+        let flush = self.unflushed >= FLUSH_EVERY_BYTES;
+        if flush {
+            self.unflushed = 0;
+        }
+        let store = self.fetcher.store.clone();
+        let put = async move {
+            let cids = group.iter().map(|block| block.cid).collect();
+            store.put_many(group).await?;
+            if flush {
+                store.flush().await?;
+            }
+            Ok(cids)
+        };
+        Some(put.boxed())
+    }
+
+    async fn start_storing(&mut self) -> Result<(), FetchError> {
+        if let Some(storing) = self.storing.take() {
+            let stored = storing.await?;
+            self.fetcher.bitswap.added(stored).await;
+        }
+        self.storing = self.store_group();
+        Ok(())
+    }
+
+    fn tell(&self) {
+        if let Some(progress) = &self.options.progress {
+            (progress.0)(self.progress);
+        }
+    }
+
+    async fn found(&mut self, found: Option<Vec<PeerId>>) {
+        let Some(found) = found else {
+            self.lookup = None;
+            self.next_lookup = self.fetcher.world.clock.now() + self.fetcher.config.provider_interval;
+            return;
+        };
+        let us = self.fetcher.world.network.local_peer();
+        let useful = self.providers.add(found, us, self.fetcher.config.max_providers);
+        if let Some(session) = self.session.as_ref().filter(|_| !useful.is_empty()) {
+            session.holders(useful).await;
+        }
+    }
+
+    /// Gives up, or asks the DHT: for providers of the root, which are announced, then of what is missing.
+    async fn time(&mut self) -> Result<(), FetchError> {
+        let now = self.fetcher.world.clock.now();
+        if now >= self.deadline() {
+            return Err(self.not_found().await);
+        }
+        if now >= self.next_lookup && self.lookup.is_none() {
+            let mut keys: Vec<_> = provider_key(&self.root).into_iter().collect();
+            let missing = self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
+            keys.extend(missing.and_then(provider_key).filter(|key| !keys.contains(key)));
+            let dht = self.fetcher.world.dht.clone();
+            let lookups = futures::stream::iter(keys).map(move |key| dht.providers(key)).flatten();
+            self.lookup = Some(lookups.boxed());
+        }
+        Ok(())
+    }
+
+    async fn not_found(&mut self) -> FetchError {
+        let first = self.missing.keys().next().or_else(|| self.wanted.keys().next());
+        let cid = first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
+        let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
+        peers.extend(self.fetcher.bitswap.asked(cid).await);
+        let asked = Asked {
+            peers: peers.into_iter().collect(),
+            providers: self.providers.0.iter().copied().collect(),
+        };
+        FetchError::NotFound { cid, asked }
+    }
+}

@@ -1,0 +1,441 @@
+//! [`Blocks`]: everything of this crate behind one handle.
+
+mod provide;
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use cid::Cid;
+use diai_core::{AcceptError, Calls, Disk, Instant, RegisterError, World, offload};
+use diai_identity::{Certificate, Identity};
+
+use self::provide::Announcer;
+use crate::{
+    Block, BlockStore, Collected, FlushError, GcError, OpenStoreError, Pin, PinError, Pins, PutError, SegmentStore,
+    StoreStats,
+    bitswap::{Bitswap, BitswapStatus},
+    config::BlocksConfig,
+    fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
+    sealed::{self, OpenError, SealError, Source},
+    unixfs::{self, ExportError, ExportOptions, ImportError, ImportOptions, ReadError},
+    workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
+};
+
+pub use provide::ProvideEvent;
+
+/// Why blocks could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The store on disk.
+    #[error(transparent)]
+    Store(#[from] OpenStoreError),
+    /// The pins on disk.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// Bitswap is served by somebody else.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    /// The service of workspaces is registered by somebody else.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The workspaces on disk.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The World is shutting down.
+    #[error("the World is shutting down")]
+    Closed,
+}
+
+impl From<StartWorkspacesError> for StartError {
+    fn from(error: StartWorkspacesError) -> Self {
+        match error {
+            StartWorkspacesError::Workspace(error) => error.into(),
+            StartWorkspacesError::Register(error) => error.into(),
+        }
+    }
+}
+
+/// Why nothing was added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// It could not be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// It could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// It could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+/// Why content did not come.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContentError {
+    /// A block could not be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It could not be written.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// It is sealed and could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// How to add.
+#[derive(Debug, Clone, Default)]
+pub struct AddOptions {
+    /// How files and folders become blocks.
+    pub import: ImportOptions,
+    /// Seal for these agents, and for this one; empty for content that anybody may read.
+    pub sealed_for: Vec<Certificate>,
+    /// Seal for this agent alone, if `sealed_for` is empty.
+    pub private: bool,
+    /// Do not announce the root as provided by this device.
+    pub silent: bool,
+}
+
+impl AddOptions {
+    /// Seals for `recipients` and for this agent.
+    pub fn sealed_for(recipients: Vec<Certificate>) -> Self {
+        Self { sealed_for: recipients, private: true, ..Self::default() }
+    }
+
+    fn seals(&self) -> bool {
+        self.private || !self.sealed_for.is_empty()
+    }
+}
+
+/// What was added: pinned under its CID, and durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Added {
+    /// The root.
+    pub cid: Cid,
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
+/// Figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct BlocksStatus {
+    /// The store.
+    pub store: StoreStats,
+    /// The exchange.
+    pub bitswap: BitswapStatus,
+    /// Pins.
+    pub pins: usize,
+    /// Workspaces.
+    pub workspaces: usize,
+}
+
+/// Blocks, content, sealed content and workspaces of an agent. Cheap to clone; all tasks end with the last clone.
+#[derive(Clone)]
+pub struct Blocks(Arc<Inner>);
+
+struct Inner {
+    world: World,
+    identity: Identity,
+    fetcher: Fetcher,
+    pins: Pins,
+    announcer: Announcer,
+    workspaces: Workspaces,
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks").field("store", &self.0.fetcher.store).finish_non_exhaustive()
+    }
+}
+
+impl Blocks {
+    /// Opens the store in `blocks/` of the World's disk and the pins and workspaces beside it, serves blocks to
+    /// everybody, and announces pinned roots again.
+    pub async fn start(
+        world: &World,
+        identity: Identity,
+        calls: Arc<dyn Calls>,
+        config: BlocksConfig,
+    ) -> Result<Self, StartError> {
+        let (disk, pool, settings) = (world.disk.clone(), world.offload.clone(), config.store.clone());
+        let open = move || {
+            let store = SegmentStore::open(disk.clone(), "blocks", settings)?;
+            let store = BlockStore::new(Arc::new(store), pool);
+            let pins = Pins::open(store.clone(), &*disk, "blocks/pins.redb")?;
+            Ok::<_, StartError>((store, pins))
+        };
+        let (store, pins) = offload(&*world.offload, open).await.map_err(|_| StartError::Closed)??;
+        let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
+        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch);
+        let parts = Parts {
+            world: world.clone(),
+            identity: identity.clone(),
+            calls,
+            fetcher: fetcher.clone(),
+            pins: pins.clone(),
+            config: config.workspace,
+        };
+        let workspaces = Workspaces::start(parts).await?;
+        let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
+        let announcer = Announcer::start(world.clone(), roots);
+        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, pins, announcer, workspaces })))
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &BlockStore {
+        &self.0.fetcher.store
+    }
+
+    /// Fetches by other means than those here: with holders, progress, single blocks.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.0.fetcher
+    }
+
+    /// Adds the file or folder at `path` of `disk`: imported (or sealed), pinned, durable, and being announced in the
+    /// background when it returns.
+    ///
+    /// Cancel-safety: dropping the future stops it; blocks put until then are garbage.
+    pub async fn add_path(&self, disk: Arc<dyn Disk>, path: &str, options: AddOptions) -> Result<Added, AddError> {
+        if options.seals() {
+            return self.add_sealed(Source::Path { disk, path: path.to_owned() }, options).await;
+        }
+        let imported = unixfs::import_path(self.store(), disk, path, &options.import).await?;
+        self.keep(imported.root(), imported.content_bytes(), &options).await
+    }
+
+    /// Adds bytes as one file. As [`add_path`](Self::add_path).
+    pub async fn add_bytes(&self, bytes: impl Into<Bytes>, options: AddOptions) -> Result<Added, AddError> {
+        let bytes = bytes.into();
+        if options.seals() {
+            return self.add_sealed(Source::Files(vec![(String::new(), bytes)]), options).await;
+        }
+        let imported = unixfs::import_reader(self.store(), &bytes[..], &options.import).await?;
+        self.keep(imported.root(), imported.content_bytes(), &options).await
+    }
+
+    /// Adds files in memory as one flat folder. As [`add_path`](Self::add_path).
+    pub async fn add_files(&self, files: Vec<(String, Bytes)>, options: AddOptions) -> Result<Added, AddError> {
+        if options.seals() {
+            return self.add_sealed(Source::Files(files), options).await;
+        }
+        let (mut links, mut imports, mut total) = (Vec::new(), Vec::new(), 0);
+        for (name, bytes) in files {
+            let imported = unixfs::import_reader(self.store(), &bytes[..], &options.import).await?;
+            links.push(crate::dag_pb::Link { cid: imported.root(), name, tsize: imported.tsize() });
+            total += imported.content_bytes();
+            imports.push(imported);
+        }
+        let guard = self.store().guard();
+        let folder = unixfs::build_folder(links, &options.import.profile)?;
+        self.store().put_many(folder.blocks).await.map_err(ImportError::from)?;
+        let added = self.keep(folder.root, total, &options).await;
+        drop(guard);
+        added
+    }
+
+    async fn add_sealed(&self, source: Source, options: AddOptions) -> Result<Added, AddError> {
+        let (world, identity) = (&self.0.world, &self.0.identity);
+        let sealed = sealed::seal(world, self.store(), identity, source, &options.sealed_for).await?;
+        self.keep(sealed.root, sealed.manifest.content_bytes(), &options).await
+    }
+
+    async fn keep(&self, cid: Cid, bytes: u64, options: &AddOptions) -> Result<Added, AddError> {
+        let name = if options.silent { format!("silent/{cid}") } else { format!("add/{cid}") };
+        self.0.pins.pin(&name, cid).await?;
+        if !options.silent {
+            self.0.announcer.announce(cid);
+        }
+        Ok(Added { cid, bytes })
+    }
+
+    /// The file `cid`, at most `max_bytes`, from here or from others. Cancel-safe.
+    pub async fn get_bytes(&self, cid: Cid, max_bytes: u64, deadline: Instant) -> Result<Vec<u8>, ContentError> {
+        let options = FetchOptions { max_bytes: with_nodes(max_bytes), ..FetchOptions::until(deadline) };
+        let _guard = self.store().guard_root(cid);
+        self.fetch(cid, &options).await?;
+        Ok(unixfs::read_all(self.store(), cid, max_bytes).await?)
+    }
+
+    /// Fetches the file or folder `cid` and writes it to `path` of `disk`, never outside it; nothing that exists is
+    /// replaced. Returns the bytes of content.
+    ///
+    /// Cancel-safety: dropping the future stops it; what was written until then stays.
+    pub async fn export(&self, cid: Cid, disk: Arc<dyn Disk>, path: &str, deadline: Instant) -> Result<u64, ContentError> {
+        let _guard = self.store().guard_root(cid);
+        self.fetch(cid, &FetchOptions::until(deadline)).await?;
+        let options = ExportOptions::default();
+        let exported = unixfs::export(self.store(), cid, disk, path, self.store().offload(), &options).await?;
+        Ok(exported.bytes)
+    }
+
+    /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but collected one day unless it
+    /// is pinned. Cancel-safety as [`Fetcher::dag`].
+    pub async fn fetch(&self, cid: Cid, options: &FetchOptions) -> Result<FetchProgress, FetchError> {
+        self.0.fetcher.dag(cid, options).await
+    }
+
+    /// Fetches sealed content and returns its files, at most `max_bytes` in all. Cancel-safe.
+    pub async fn open_sealed(
+        &self,
+        cid: Cid,
+        max_bytes: u64,
+        deadline: Instant,
+    ) -> Result<Vec<(String, Bytes)>, ContentError> {
+        let options = FetchOptions { max_bytes: with_nodes(max_bytes), ..FetchOptions::until(deadline) };
+        let _guard = self.store().guard_root(cid);
+        self.fetch(cid, &options).await?;
+        Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
+    }
+
+    /// Fetches sealed content and writes it below `path` of `disk`, in constant memory. Returns the bytes written.
+    ///
+    /// Cancel-safety: dropping the future stops it; what was written until then stays.
+    pub async fn export_sealed(
+        &self,
+        cid: Cid,
+        disk: Arc<dyn Disk>,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<u64, ContentError> {
+        let _guard = self.store().guard_root(cid);
+        self.fetch(cid, &FetchOptions::until(deadline)).await?;
+        let reader = sealed::open(self.store(), &self.0.identity, cid).await?;
+        Ok(reader.export(disk, path, &self.0.world.offload).await?)
+    }
+
+    /// Whether the block `cid` is here. Answered from memory.
+    pub fn has(&self, cid: &Cid) -> bool {
+        self.store().has(cid)
+    }
+
+    /// Stores one block, and sends it to peers that wait for it. Not durable before a pin or [`flush`](Self::flush).
+    pub async fn put_block(&self, block: Block) -> Result<(), PutError> {
+        let cid = block.cid;
+        self.store().put(block).await?;
+        self.0.fetcher.bitswap.added(vec![cid]).await;
+        Ok(())
+    }
+
+    /// The block `cid`, from here or from others. Cancel-safe.
+    pub async fn get_block(&self, cid: Cid, deadline: Instant) -> Result<Bytes, FetchError> {
+        self.0.fetcher.block(cid, &FetchOptions::until(deadline)).await
+    }
+
+    /// Fetches what is missing of the DAG under `cid`, pins and announces it. Durable when it returns.
+    pub async fn pin(&self, cid: Cid, options: &FetchOptions) -> Result<(), PinContentError> {
+        let _guard = self.store().guard_root(cid);
+        self.fetch(cid, options).await?;
+        self.0.pins.pin(&format!("add/{cid}"), cid).await?;
+        self.0.announcer.announce(cid);
+        Ok(())
+    }
+
+    /// Gives up what was pinned or added under `cid`, and stops announcing it. Returns whether it was pinned. Space
+    /// comes back with [`gc`](Self::gc).
+    pub async fn unpin(&self, cid: Cid) -> Result<bool, PinError> {
+        let announced = self.0.pins.unpin(&format!("add/{cid}")).await?.is_some();
+        let silent = self.0.pins.unpin(&format!("silent/{cid}")).await?.is_some();
+        self.0.announcer.withdraw(cid);
+        Ok(announced || silent)
+    }
+
+    /// Every pin, those of workspaces included.
+    pub async fn pins(&self) -> Result<Vec<Pin>, PinError> {
+        self.0.pins.pins().await
+    }
+
+    /// Announces this device as a provider of `cid`, in the background, until [`withdraw`](Self::withdraw); not again
+    /// after a restart, unless it is pinned.
+    pub fn provide(&self, cid: Cid) {
+        self.0.announcer.announce(cid);
+    }
+
+    /// Stops announcing `cid`.
+    pub fn withdraw(&self, cid: Cid) {
+        self.0.announcer.withdraw(cid);
+    }
+
+    /// What becomes of announcements, from now on.
+    pub fn provide_events(&self) -> impl futures::Stream<Item = ProvideEvent> + Send + Unpin + 'static {
+        self.0.announcer.events()
+    }
+
+    /// Removes what no pin keeps. Cancel-safety as [`Pins::gc`].
+    pub async fn gc(&self) -> Result<Collected, GcError> {
+        self.0.pins.gc().await
+    }
+
+    /// Makes everything put before durable.
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        self.store().flush().await
+    }
+
+    /// Creates a workspace of this agent and `members`. Durable when it returns.
+    pub async fn create_workspace(&self, name: &str, members: Vec<Certificate>) -> Result<Workspace, WorkspaceError> {
+        self.0.workspaces.create(name, members).await
+    }
+
+    /// Joins the workspace that an [invitation](Workspace::invitation) is for. Durable when it returns.
+    pub async fn join_workspace(&self, invitation: impl Into<Bytes>) -> Result<Workspace, JoinError> {
+        self.0.workspaces.join(invitation.into()).await
+    }
+
+    /// The workspaces that this agent is in.
+    pub fn workspaces(&self) -> Vec<Workspace> {
+        self.0.workspaces.list()
+    }
+
+    /// One of them.
+    pub fn workspace(&self, id: WorkspaceId) -> Option<Workspace> {
+        self.0.workspaces.get(id)
+    }
+
+    /// Figures.
+    pub async fn status(&self) -> Result<BlocksStatus, PinError> {
+        Ok(BlocksStatus {
+            store: self.store().stats(),
+            bitswap: self.0.fetcher.bitswap.status().await,
+            pins: self.0.pins.pins().await?.len(),
+            workspaces: self.0.workspaces.list().len(),
+        })
+    }
+
+    /// Stops serving, asking and synchronising, and makes everything durable. Whatever else is called afterwards
+    /// works on what is here.
+    pub async fn shutdown(&self) -> Result<(), FlushError> {
+        self.0.workspaces.stop().await;
+        self.0.announcer.stop().await;
+        self.0.fetcher.bitswap.stop().await;
+        self.flush().await
+    }
+}
+
+/// Why something was not pinned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinContentError {
+    /// Not all of it came.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// It could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+/// Room for the nodes above the content.
+fn with_nodes(max_bytes: u64) -> u64 {
+    max_bytes.saturating_add(max_bytes / 8).saturating_add(4 << 20)
+}
+
+/// The root of a pin that is announced: added content and workspaces' folders.
+fn announced(pin: &Pin) -> Option<Cid> {
+    (pin.name.starts_with("add/") || pin.name.ends_with("/root")).then_some(pin.root)
+}

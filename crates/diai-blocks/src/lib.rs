@@ -1,0 +1,67 @@
+//! IPFS blocks for diAI agents: store, UnixFS, Bitswap, sealed content, workspaces.
+//!
+//! What this crate promises:
+//! - **Same CIDs as everybody else.** Files and folders imported with the profile `unixfs-v1-2025` get the CIDs that
+//!   other IPFS implementations give them.
+//! - **Nothing flushed is lost.** `put` returns when blocks are readable, `flush` when they are durable; a process
+//!   killed at any moment reopens with everything that was flushed.
+//! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is reported and set aside.
+//! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
+//!
+//! # Limits
+//! | what | limit |
+//! |---|---|
+//! | bytes of a block | [`MAX_BLOCK_BYTES`] |
+//! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
+//! | links of a dag-pb node | [`dag_pb::MAX_LINKS`] |
+//! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
+//! | bytes of a store | [`StoreConfig::quota_bytes`] |
+//!
+//! # Example
+//! ```
+//! use std::sync::Arc;
+//! use diai_blocks::{BlockStore, MemoryStore, unixfs};
+//! use diai_core::os::ThreadPool;
+//!
+//! # futures::executor::block_on(async {
+//! let blocks = BlockStore::new(Arc::new(MemoryStore::new(64 << 20)), Arc::new(ThreadPool::new(2)));
+//! let options = unixfs::ImportOptions::default();
+//! let imported = unixfs::import_reader(&blocks, b"a ring of light".as_slice(), &options).await?;
+//! let back = unixfs::read_all(&blocks, imported.root(), 1 << 20).await?;
+//! assert_eq!(back, b"a ring of light");
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+//! ```
+//!
+//! # Reading order
+//! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`unixfs`],
+//! [`Pins`]; then the exchange of blocks and what stands on it.
+
+#![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
+
+mod block;
+mod block_store;
+mod error;
+mod pins;
+mod source;
+mod store;
+
+pub mod bitswap;
+pub mod config;
+pub mod dag_pb;
+pub mod fetch;
+pub mod handle;
+pub mod sealed;
+pub mod unixfs;
+pub mod workspace;
+
+pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
+pub use block_store::{BlockStore, Guard};
+pub use cid::Cid;
+pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
+pub use pins::{Collected, Pin, Pins};
+pub use source::{BlockSource, SourceError};
+pub use store::{MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
+pub use config::BlocksConfig;
+pub use fetch::{FetchError, FetchOptions};
+pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
+pub use workspace::{Workspace, WorkspaceEvent};

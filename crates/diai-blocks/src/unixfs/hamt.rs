@@ -1,0 +1,156 @@
+//! Folders too large for one block: a trie over the hash of the names, 256 wide.
+
+use bytes::Bytes;
+
+use super::{ImportError, Kind, UnixFs, data::HASH_MURMUR3, tree::Child};
+use crate::{
+    Block, DAG_PB,
+    dag_pb::{Link, Node},
+};
+
+pub(super) const FANOUT: usize = 256;
+const LEVELS: usize = 8;
+
+/// An entry and the hash of its name.
+pub(super) type Hashed = (u64, Link);
+
+/// The trie over `entries`, which are sorted by their hashes; its blocks, the root last, go to `out`.
+pub(super) fn build(entries: Vec<Hashed>, out: &mut Vec<Block>) -> Result<Child, ImportError> {
+    shard(entries, 0, out)
+}
+
+fn shard(entries: Vec<Hashed>, level: usize, out: &mut Vec<Block>) -> Result<Child, ImportError> {
+    let mut bits = [0u8; FANOUT / 8];
+    let mut node = Node::default();
+    let mut below = 0u64;
+    let mut rest = entries.into_iter().peekable();
+    while let Some(first) = rest.next() {
+        let index = first.0.to_be_bytes()[level];
+        let mut group = vec![first];
+        while let Some(next) = rest.next_if(|next| next.0.to_be_bytes()[level] == index) {
+            group.push(next);
+        }
+        bits[FANOUT / 8 - 1 - usize::from(index / 8)] |= 1 << (index % 8);
+        let link = match <[Hashed; 1]>::try_from(group) {
+            Ok([(_, link)]) => Link { name: format!("{index:02X}{}", link.name), ..link },
+            Err(group) if level + 1 == LEVELS => {
+                let [first, second] = [0, 1].map(|at| group[at].1.name.clone());
+                return Err(ImportError::Collision { first, second });
+            }
+            Err(group) => {
+                let child = shard(group, level + 1, out)?;
+                Link { cid: child.cid, name: format!("{index:02X}"), tsize: child.tsize }
+            }
+        };
+        below += link.tsize;
+        node.links.push(link);
+    }
+    let leading = bits.iter().take_while(|byte| **byte == 0).count();
+    let data = UnixFs {
+        data: Some(Bytes::copy_from_slice(&bits[leading..])),
+        hash_type: Some(HASH_MURMUR3),
+        fanout: Some(FANOUT as u64),
+        ..UnixFs::new(Kind::Shard)
+    };
+    node.data = Some(data.encode());
+    let block = Block::new(DAG_PB, node.encode())?;
+    let child = Child { cid: block.cid, bytes: 0, tsize: below + block.data.len() as u64 };
+    out.push(block);
+    Ok(child)
+}
+
+/// A shard that was read and found valid.
+pub(super) struct Shard {
+    pub(super) links: Vec<Link>,
+    pub(super) prefix: usize,
+    bits_per_level: u32,
+}
+
+impl Shard {
+    /// `node` as a shard, or what is wrong with it.
+    pub(super) fn check(node: Node, data: &UnixFs) -> Result<Self, &'static str> {
+        let fanout = data.fanout.unwrap_or(0);
+        if !fanout.is_power_of_two() || !(8..=1024).contains(&fanout) {
+            return Err("the width of a folder's shard is no power of two from 8 to 1024");
+        }
+        if data.hash_type != Some(HASH_MURMUR3) {
+            return Err("a folder's shard is of an unknown hash function");
+        }
+        let bits = data.data.as_deref().unwrap_or(&[]);
+        if bits.len() as u64 > fanout / 8 {
+            return Err("the bit field of a folder's shard is too long");
+        }
+        let set = (0..fanout as usize)
+            .filter(|bit| bits.len().checked_sub(1 + bit / 8).is_some_and(|byte| bits[byte] >> (bit % 8) & 1 == 1));
+        let prefix = format!("{:X}", fanout - 1).len();
+        let named = |link: &Link| {
+            let name = link.name.get(..prefix)?;
+            let index = usize::from_str_radix(name, 16).ok()?;
+            (name == format!("{index:0prefix$X}")).then_some(index)
+        };
+        if !set.map(Some).eq(node.links.iter().map(named)) {
+            return Err("the links of a folder's shard do not match its bit field");
+        }
+        Ok(Self { links: node.links, prefix, bits_per_level: fanout.trailing_zeros() })
+    }
+
+    /// Where in the shard at `level` a name of `hash` belongs, as a prefix; `None` below the last level.
+    pub(super) fn place(&self, hash: u64, level: usize) -> Option<String> {
+        let used = self.bits_per_level * (level as u32 + 1);
+        let index = (used <= 64).then(|| (hash >> (64 - used)) & ((1 << self.bits_per_level) - 1))?;
+        Some(format!("{index:0width$X}", width = self.prefix))
+    }
+
+    /// Whether shards may stand below one at `level`.
+    pub(super) fn may_nest(&self, level: usize) -> bool {
+        self.bits_per_level * (level as u32 + 2) <= 64
+    }
+}
+
+/// The first half of MurmurHash3 x64 128.
+pub(super) fn murmur3(data: &[u8]) -> u64 {
+    const C1: u64 = 0x87c3_7b91_1142_53d5;
+    const C2: u64 = 0x4cf5_ad43_2745_937f;
+    let mix1 = |k: u64| k.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2);
+    let mix2 = |k: u64| k.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1);
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let (mut h1, mut h2) = (0u64, 0u64);
+    let mut chunks = data.chunks_exact(16);
+    for chunk in &mut chunks {
+        h1 ^= mix1(word(&chunk[..8]));
+        h1 = h1.rotate_left(27).wrapping_add(h2).wrapping_mul(5).wrapping_add(0x52dc_e729);
+        h2 ^= mix2(word(&chunk[8..]));
+        h2 = h2.rotate_left(31).wrapping_add(h1).wrapping_mul(5).wrapping_add(0x3849_5ab5);
+    }
+    let tail = chunks.remainder();
+    h2 ^= mix2(word(tail.get(8..).unwrap_or(&[])));
+    h1 ^= mix1(word(&tail[..tail.len().min(8)]));
+    h1 ^= data.len() as u64;
+    h2 ^= data.len() as u64;
+    h1 = h1.wrapping_add(h2);
+    h2 = h2.wrapping_add(h1);
+    finish(h1).wrapping_add(finish(h2))
+}
+
+fn finish(mut k: u64) -> u64 {
+    k = (k ^ (k >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    k = (k ^ (k >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    k ^ (k >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_hash_as_everywhere_else() {
+        assert_eq!(murmur3(b"a"), 0x8555_5565_f659_7889);
+        assert_eq!(murmur3(b"").to_be_bytes(), [0; 8]);
+        // Longer than a block of 16 bytes, with a tail in both halves.
+        assert_eq!(murmur3(b"The quick brown fox jumps over the lazy dog"), 0xe34b_bc7b_bc07_1b6c);
+    }
+}

@@ -1,0 +1,209 @@
+//! Sealed content: who can open it, and what happens to it on its way.
+
+mod common;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{Agent, noise};
+use diai_blocks::{
+    Block, RAW,
+    dag_pb::Link,
+    handle::{AddOptions, ContentError},
+    sealed::{CHUNK_BYTES, OpenError},
+    unixfs::{self, Profile},
+};
+use diai_core::{Disk, OpenMode, memory::Sim};
+
+fn files() -> Vec<(String, Bytes)> {
+    vec![
+        ("model.stl".to_owned(), noise(1, 2_500_000)),
+        ("notes/empty.txt".to_owned(), Bytes::new()),
+        ("notes/idea.toml".to_owned(), Bytes::from_static(b"ring = \"solitaire\"")),
+    ]
+}
+
+#[test]
+fn a_recipient_reads_from_any_holder_when_the_adder_is_gone() {
+    let sim = Sim::new(1);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let holder = Agent::start(&sim, 3).await;
+        let options = AddOptions::sealed_for(vec![bob.certificate()]);
+        let cid = alice.blocks.add_files(files(), options).await.unwrap().cid;
+        holder.blocks.pin(cid, &Default::default()).await.unwrap();
+        sim.kill(alice.peer());
+        assert_eq!(bob.blocks.open_sealed(cid, 10 << 20, bob.within(60)).await.unwrap(), files());
+        bob.blocks.export_sealed(cid, bob.world.disk.clone(), "out", bob.within(60)).await.unwrap();
+        let file = bob.world.disk.open("out/notes/idea.toml", OpenMode::Read).unwrap();
+        assert_eq!(file.len().unwrap(), 18);
+        assert!(bob.world.disk.open("out/notes/empty.txt", OpenMode::Read).unwrap().is_empty().unwrap());
+
+        let error = holder.blocks.open_sealed(cid, 10 << 20, holder.within(60)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::NotForYou { root }) if root == cid), "{error}");
+    });
+}
+
+#[test]
+fn the_adder_reads_back_what_it_sealed_for_itself_alone() {
+    let sim = Sim::new(2);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let options = AddOptions { private: true, ..AddOptions::default() };
+        let cid = alice.blocks.add_bytes(&b"mine"[..], options).await.unwrap().cid;
+        let files = alice.blocks.open_sealed(cid, 100, alice.within(5)).await.unwrap();
+        assert_eq!(files, [(String::new(), Bytes::from_static(b"mine"))]);
+        let error = alice.blocks.open_sealed(cid, 3, alice.within(5)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::TooLarge { bytes: 4, limit: 3, .. })), "{error}");
+    });
+}
+
+#[test]
+fn a_bystander_finds_neither_name_nor_content_in_any_block() {
+    let sim = Sim::new(3);
+    sim.clone().run(async move {
+        let (alice, eve) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let secret = Bytes::from("the budget is four thousand".repeat(1000));
+        let files = vec![("budget.txt".to_owned(), secret)];
+        let options = AddOptions::sealed_for(vec![]);
+        let cid = alice.blocks.add_files(files, options).await.unwrap().cid;
+        eve.blocks.fetch(cid, &Default::default()).await.unwrap();
+        let mut seen = 0;
+        for stored in eve.blocks.store().store().list(None, 1000) {
+            let cid = cid::Cid::new_v1(RAW, stored.hash);
+            let block = eve.blocks.store().get(&cid).await.unwrap().unwrap();
+            seen += 1;
+            for needle in [&b"budget"[..], b"thousand", alice.agent().as_bytes(), alice.identity.encryption_key().as_bytes()] {
+                assert!(block.windows(needle.len()).all(|window| window != needle), "a block tells something");
+            }
+        }
+        assert_eq!(seen, 3, "content, grant and root");
+    });
+}
+
+#[test]
+fn the_number_of_grants_is_rounded_up_and_sizes_fall_into_classes() {
+    let sim = Sim::new(4);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let others: Vec<_> = (2..6).map(|n| common::identity(&sim, n).certificate()).collect();
+        let mut shapes = Vec::new();
+        for bytes in [10_000, 10_100] {
+            let options = AddOptions::sealed_for(others.clone());
+            let cid = alice.blocks.add_bytes(noise(bytes, bytes as usize), options).await.unwrap().cid;
+            let entries = unixfs::entries(alice.blocks.store(), cid, 300).await.unwrap();
+            assert_eq!(entries.len(), 1 + 8, "five recipients look like eight");
+            shapes.push(entries[0].tsize);
+        }
+        assert_eq!(shapes[0], shapes[1]);
+    });
+}
+
+/// Puts other content behind the grants of `cid`, as somebody would who carries it.
+async fn swap_content(agent: &Agent, cid: cid::Cid, content: Bytes) -> cid::Cid {
+    let store = agent.blocks.store();
+    let mut links = Vec::new();
+    for entry in unixfs::entries(store, cid, 300).await.unwrap() {
+        let mut link = Link { cid: entry.cid, name: entry.name, tsize: entry.tsize };
+        if link.name == "content" {
+            let block = Block::new(RAW, content.clone()).unwrap();
+            link.cid = block.cid;
+            store.put(block).await.unwrap();
+        }
+        links.push(link);
+    }
+    let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap();
+    store.put_many(folder.blocks).await.unwrap();
+    folder.root
+}
+
+#[test]
+fn grants_do_not_open_other_content_than_they_were_made_for() {
+    let sim = Sim::new(5);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let options = AddOptions::sealed_for(vec![]);
+        let cid = alice.blocks.add_bytes(&b"mine"[..], options).await.unwrap().cid;
+        let content = unixfs::lookup(alice.blocks.store(), cid, "content").await.unwrap().cid;
+        let mut changed = alice.blocks.store().get(&content).await.unwrap().unwrap().to_vec();
+        changed[20] ^= 1;
+        let forged = swap_content(&alice, cid, changed.into()).await;
+        let error = alice.blocks.open_sealed(forged, 100, alice.within(5)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
+    });
+}
+
+#[test]
+fn content_that_its_maker_tampered_with_is_an_error_that_says_where() {
+    let sim = Sim::new(6);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        // Grants of the right form for content that was not sealed under the granted key.
+        let content = Block::new(RAW, noise(1, 272)).unwrap();
+        let mut info = b"diai/grant/1".to_vec();
+        info.extend_from_slice(alice.agent().as_bytes());
+        info.extend_from_slice(&content.cid.to_bytes());
+        let grant = alice.identity.encryption_key().seal(&*alice.world.entropy, &info, &[7; 32]);
+        let grant = Block::new(RAW, grant).unwrap();
+        let link = |block: &Block, name: &str| Link { cid: block.cid, name: name.into(), tsize: block.data.len() as u64 };
+        let links = vec![link(&content, "content"), link(&grant, "g000")];
+        let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap();
+        alice.blocks.store().put_many(vec![content, grant]).await.unwrap();
+        alice.blocks.store().put_many(folder.blocks).await.unwrap();
+        let error = alice.blocks.open_sealed(folder.root, 1000, alice.within(5)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::Tampered { chunk: 0, .. })), "{error}");
+    });
+}
+
+#[test]
+fn what_is_no_sealed_content_is_said_to_be_none() {
+    let sim = Sim::new(7);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let plain = alice.blocks.add_bytes(&b"plain"[..], AddOptions::default()).await.unwrap().cid;
+        let folder = vec![("a".to_owned(), Bytes::from_static(b"b"))];
+        let folder = alice.blocks.add_files(folder, AddOptions::default()).await.unwrap().cid;
+        for cid in [plain, folder] {
+            let error = alice.blocks.open_sealed(cid, 1000, alice.within(5)).await.unwrap_err();
+            assert!(matches!(error, ContentError::Open(OpenError::NotSealed { .. })), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_folder_on_disk_is_sealed_with_its_empty_folders_and_without_hidden_files() {
+    let sim = Sim::new(8);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let disk = alice.world.disk.clone();
+        let write = |path: &str, bytes: &[u8]| disk.open(path, OpenMode::CreateNew).unwrap().write_at(0, bytes).unwrap();
+        disk.create_folder("in/deep/empty").unwrap();
+        write("in/big", &noise(1, 2 * CHUNK_BYTES));
+        write("in/deep/small", b"small");
+        write("in/.hidden", b"hidden");
+        let cid = alice.blocks.add_path(disk.clone(), "in", AddOptions::sealed_for(vec![])).await.unwrap().cid;
+        let target: Arc<dyn Disk> = disk.clone();
+        let written = alice.blocks.export_sealed(cid, target, "out", alice.within(5)).await.unwrap();
+        assert_eq!(written, 2 * CHUNK_BYTES as u64 + 5);
+        let names = |path: &str| disk.list(path).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!(names("out"), ["big", "deep"]);
+        assert_eq!(names("out/deep"), ["empty", "small"]);
+    });
+}
+
+#[test]
+fn sealing_has_the_bytes_of_the_format() {
+    let sim = Sim::new(9);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let cid = alice.blocks.add_bytes(&b"golden"[..], AddOptions::sealed_for(vec![])).await.unwrap().cid;
+        let grant = unixfs::lookup(alice.blocks.store(), cid, "g000").await.unwrap().cid;
+        let grant = alice.blocks.store().get(&grant).await.unwrap().unwrap();
+        let hex: String = grant.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((cid.to_string().as_str(), hex.as_str()), (
+            "bafybeigamiiglibwgcfxdocczxc6y3b3nar65x7337xiiavmvz4lxwuwq4",
+            "5815f0b1e011db6acbd2787468b64c500a4dc5f938839faeec8bb14d17434924b74b0a04682c90775aff246f2ad9a71f362348f6\
+             a5f58c7c18fdb34fd5abfc2b1c2e69317b4614cc4f363e9bf4025b5f"
+        ));
+    });
+}

@@ -1,0 +1,153 @@
+//! The participant's side, without IO.
+
+use std::collections::BTreeMap;
+
+use diai_core::{AgentId, WallTime};
+
+use super::message::{Agreement, Bid, Call, NegotiationId};
+
+/// Negotiations that one participant holds at a time; further calls are refused.
+pub const MAX_NEGOTIATIONS: usize = 1024;
+/// Of one initiator.
+pub const MAX_PER_INITIATOR: usize = 64;
+
+/// What to do with a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallStep {
+    /// Ask the bidder, and tell with [`Participant::decided`].
+    Consider,
+    /// The same bid as before.
+    Again(Box<Bid>),
+    /// No.
+    Refuse(&'static str),
+}
+
+/// What to do with an award.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AwardStep {
+    /// Verify and countersign it for this call and bid, and tell with [`Participant::agreed`].
+    Accept(Box<(Call, Bid)>),
+    /// There is an agreement already: answer with it if the award is the same.
+    Again(Box<Agreement>),
+    /// No.
+    Refuse(&'static str),
+}
+
+#[derive(Debug)]
+struct Entry {
+    call: Call,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Considering,
+    Bid(Box<Bid>),
+    Agreed(Box<Agreement>),
+}
+
+/// All negotiations of one participant.
+#[derive(Debug, Default)]
+pub struct Participant {
+    entries: BTreeMap<NegotiationId, Entry>,
+}
+
+impl Participant {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A verified call has come.
+    pub fn called(&mut self, now: WallTime, call: &Call) -> CallStep {
+        if now >= call.bids_until || now >= call.valid_until {
+            return CallStep::Refuse("too late to bid");
+        }
+        match self.entries.get(&call.id).map(|entry| &entry.phase) {
+            Some(Phase::Bid(bid)) => return CallStep::Again(bid.clone()),
+            Some(Phase::Agreed(_)) => return CallStep::Refuse("agreed already"),
+            // The first asking may have been given up: ask again.
+            Some(Phase::Considering) => return CallStep::Consider,
+            None => {}
+        }
+        let of_initiator = self.entries.values().filter(|entry| entry.call.initiator == call.initiator).count();
+        if self.entries.len() >= MAX_NEGOTIATIONS || of_initiator >= MAX_PER_INITIATOR {
+            return CallStep::Refuse("too many negotiations at a time");
+        }
+        self.entries.insert(call.id, Entry { call: call.clone(), phase: Phase::Considering });
+        CallStep::Consider
+    }
+
+    /// The bidder has decided; `None` refuses. Returns the bid that stands: the first one, if it was asked twice.
+    pub fn decided(&mut self, id: NegotiationId, bid: Option<Bid>) -> Option<Bid> {
+        let entry = self.entries.get_mut(&id)?;
+        match (&entry.phase, bid) {
+            (Phase::Considering, Some(bid)) => {
+                entry.phase = Phase::Bid(Box::new(bid.clone()));
+                Some(bid)
+            }
+            (Phase::Considering, None) => {
+                self.entries.remove(&id);
+                None
+            }
+            (Phase::Bid(standing), _) => Some(Bid::clone(standing)),
+            (Phase::Agreed(_), _) => None,
+        }
+    }
+
+    /// An award has come, of a negotiation of `from`.
+    pub fn awarded(&self, now: WallTime, from: AgentId, id: NegotiationId) -> AwardStep {
+        let Some(entry) = self.entries.get(&id).filter(|entry| entry.call.initiator == from) else {
+            return AwardStep::Refuse("no offer stands");
+        };
+        match &entry.phase {
+            Phase::Considering => AwardStep::Refuse("no offer stands"),
+            Phase::Bid(bid) if bid.valid_until <= now => AwardStep::Refuse("the offer has lapsed"),
+            Phase::Bid(bid) => AwardStep::Accept(Box::new((entry.call.clone(), Bid::clone(bid)))),
+            Phase::Agreed(agreement) => AwardStep::Again(agreement.clone()),
+        }
+    }
+
+    /// The bidder has taken the award. False if the negotiation was cancelled meanwhile.
+    pub fn agreed(&mut self, agreement: Agreement) -> bool {
+        let Some(entry) = self.entries.get_mut(&agreement.call.id) else { return false };
+        entry.phase = Phase::Agreed(Box::new(agreement));
+        true
+    }
+
+    /// The initiator `from` cancels, or the bidder takes its offer back. True if an offer or agreement stood.
+    pub fn cancelled(&mut self, from: AgentId, id: NegotiationId) -> bool {
+        if self.entries.get(&id).is_none_or(|entry| entry.call.initiator != from) {
+            return false;
+        }
+        self.entries.remove(&id).is_some_and(|entry| !matches!(entry.phase, Phase::Considering))
+    }
+
+    /// Lets go what has ended by `now`; the offers that lapsed are returned. Agreements are kept until their call ends, so
+    /// that an award that comes twice is answered twice.
+    pub fn expire(&mut self, now: WallTime) -> Vec<NegotiationId> {
+        let mut lapsed = Vec::new();
+        self.entries.retain(|&id, entry| {
+            let keep = entry.until() > now;
+            if !keep && matches!(entry.phase, Phase::Bid(_)) {
+                lapsed.push(id);
+            }
+            keep
+        });
+        lapsed
+    }
+
+    /// When [`Participant::expire`] is due, if ever.
+    pub fn poll_timeout(&self) -> Option<WallTime> {
+        self.entries.values().map(Entry::until).min()
+    }
+}
+
+impl Entry {
+    fn until(&self) -> WallTime {
+        match &self.phase {
+            Phase::Bid(bid) => bid.valid_until,
+            Phase::Considering | Phase::Agreed(_) => self.call.valid_until,
+        }
+    }
+}

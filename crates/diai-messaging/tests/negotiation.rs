@@ -1,0 +1,414 @@
+//! Negotiation: its machines by hand, and whole over the in-memory World.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+mod common;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use common::Agent;
+use diai_core::{AgentId, BoxFuture, Bytes, CallOptions, Calls, WallTime, memory::Sim};
+use diai_messaging::{
+    Messaging,
+    negotiation::{
+        Agreement, AwardError, Bidder, Bidding, Call, CallForProposals, Ending, Initiator, InitiatorInput,
+        InitiatorOutput, Negotiation, NegotiationError, NegotiationId, Negotiator, Offer, SERVICE, StepError, When,
+    },
+};
+
+/// Offers `run` seconds, or refuses.
+#[derive(Default)]
+struct Modeller {
+    run: u64,
+    price: u64,
+    valid_for: Duration,
+    refuses_award: bool,
+    log: Mutex<Vec<String>>,
+}
+
+impl Modeller {
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+}
+
+impl Bidder for Modeller {
+    fn bid(&self, call: Call) -> BoxFuture<'static, Result<Offer, String>> {
+        self.log.lock().unwrap().push(format!("bid {}", call.kind()));
+        let offer = Offer {
+            price: self.price,
+            run: Duration::from_secs(self.run),
+            valid_for: self.valid_for,
+            ..Offer::default()
+        };
+        let offer = if self.run == 0 { Err("no time".to_owned()) } else { Ok(offer) };
+        Box::pin(async { offer })
+    }
+
+    fn awarded(&self, agreement: Agreement) -> BoxFuture<'static, Result<(), String>> {
+        self.log.lock().unwrap().push("awarded".to_owned());
+        let result = if self.refuses_award { Err("busy by now".to_owned()) } else { Ok(()) };
+        Box::pin(async move { agreement.verify(When::Ever).map_err(|error| error.to_string()).and(result) })
+    }
+
+    fn ended(&self, _: NegotiationId, ending: Ending) {
+        self.log.lock().unwrap().push(match ending {
+            Ending::Cancelled { reason } => format!("cancelled: {reason}"),
+            _ => "lapsed".to_owned(),
+        });
+    }
+}
+
+struct Party {
+    agent: Agent,
+    messaging: Messaging,
+    negotiator: Negotiator,
+}
+
+impl Party {
+    fn of(agent: Agent) -> Self {
+        let messaging = agent.messaging();
+        let negotiator = Negotiator::new(&agent.world, Arc::new(messaging.clone()), agent.identity.clone());
+        Self { agent, messaging, negotiator }
+    }
+
+    fn id(&self) -> AgentId {
+        self.agent.identity.agent()
+    }
+
+    fn serve(&self, modeller: &Arc<Modeller>) -> Bidding {
+        self.negotiator.serve(modeller.clone()).unwrap()
+    }
+}
+
+async fn parties(sim: &Sim, count: u64) -> Vec<Party> {
+    let parties: Vec<_> = (1..=count).map(|number| Party::of(Agent::join(sim, number))).collect();
+    for other in &parties[1..] {
+        parties[0].agent.world.network.connect(other.agent.peer(), vec![]).await.unwrap();
+    }
+    parties
+}
+
+fn proposal() -> CallForProposals {
+    CallForProposals {
+        kind: "model/1".into(),
+        subject: Bytes::from("a ring"),
+        bids_within: Duration::from_secs(5),
+        valid_for: Duration::from_secs(60),
+    }
+}
+
+async fn call(parties: &[Party]) -> Negotiation {
+    let participants = parties[1..].iter().map(Party::id).collect();
+    parties[0].negotiator.call(participants, proposal()).await.unwrap()
+}
+
+fn modeller(run: u64, price: u64) -> Arc<Modeller> {
+    Arc::new(Modeller { run, price, ..Modeller::default() })
+}
+
+#[test]
+fn the_best_bid_is_awarded_and_the_agreement_verifies_anywhere() {
+    let sim = Sim::new(1);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 4).await;
+        let modellers = [modeller(20, 1), modeller(10, 5), modeller(0, 0)];
+        let _bidding: Vec<_> = modellers.iter().zip(&parties[1..]).map(|(m, party)| party.serve(m)).collect();
+        let mut negotiation = call(&parties).await;
+        let bids = negotiation.bids();
+        let bidders: Vec<_> = bids.iter().map(|bid| bid.participant()).collect();
+        assert_eq!(bidders, [parties[2].id(), parties[1].id()], "the soonest first");
+        assert_eq!(negotiation.refusals()[&parties[3].id()], "no time");
+        let agreement = negotiation.award(bids[0].id()).await.unwrap();
+        assert_eq!((agreement.initiator(), agreement.participant()), (parties[0].id(), parties[2].id()));
+        assert_eq!((agreement.bid().offer().price, agreement.call().subject()), (5, &Bytes::from("a ring")));
+        negotiation.close().await;
+        assert_eq!(modellers[0].log(), ["bid model/1", "cancelled: not needed"]);
+        assert_eq!(modellers[1].log(), ["bid model/1", "awarded"]);
+
+        let now = parties[0].agent.world.clock.wall();
+        let bytes = agreement.to_bytes();
+        assert_eq!(Agreement::from_bytes(bytes.clone(), When::At(now)).unwrap().to_bytes(), bytes);
+        let years = now + Duration::from_secs(10 * 365 * 86_400);
+        assert!(matches!(agreement.verify(When::At(years)), Err(NegotiationError::Signer(_))));
+        agreement.verify(When::Ever).unwrap();
+    });
+}
+
+#[test]
+fn when_the_first_fails_the_second_bid_gets_an_agreement_of_its_own() {
+    let sim = Sim::new(2);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 3).await;
+        let modellers = [modeller(10, 1), modeller(20, 1)];
+        let _bidding: Vec<_> = modellers.iter().zip(&parties[1..]).map(|(m, party)| party.serve(m)).collect();
+        let mut negotiation = call(&parties).await;
+        let bids = negotiation.bids();
+        let first = negotiation.award(bids[0].id()).await.unwrap();
+        let twice = negotiation.award(bids[1].id()).await.unwrap_err();
+        assert!(matches!(twice, AwardError::Step(StepError::Awarded { .. })), "{twice}");
+        driver.kill(parties[1].agent.peer());
+        negotiation.failed().await.unwrap();
+        let second = negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+        assert_eq!((first.participant(), second.participant()), (parties[1].id(), parties[2].id()));
+        assert_eq!(first.id(), second.id());
+        second.verify(When::Ever).unwrap();
+    });
+}
+
+#[test]
+fn an_award_that_is_refused_leaves_the_call_open() {
+    let sim = Sim::new(3);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 3).await;
+        let modellers = [Arc::new(Modeller { run: 10, refuses_award: true, ..Modeller::default() }), modeller(20, 1)];
+        let _bidding: Vec<_> = modellers.iter().zip(&parties[1..]).map(|(m, party)| party.serve(m)).collect();
+        let mut negotiation = call(&parties).await;
+        let refused = negotiation.award(negotiation.bids()[0].id()).await.unwrap_err();
+        assert!(matches!(&refused, AwardError::Refused { reason, .. } if reason == "busy by now"), "{refused}");
+        let agreement = negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+        assert_eq!(agreement.participant(), parties[2].id());
+    });
+}
+
+#[test]
+fn a_bid_lapses_on_both_sides() {
+    let sim = Sim::new(4);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 2).await;
+        let short = Arc::new(Modeller { run: 10, valid_for: Duration::from_secs(2), ..Modeller::default() });
+        let _bidding = parties[1].serve(&short);
+        let mut negotiation = call(&parties).await;
+        let bid = negotiation.bids()[0].id();
+        let clock = parties[0].agent.world.clock.clone();
+        clock.sleep_until(clock.now() + Duration::from_secs(3)).await;
+        assert_eq!(short.log(), ["bid model/1", "lapsed"]);
+        let lapsed = negotiation.award(bid).await.unwrap_err();
+        assert!(matches!(lapsed, AwardError::Step(StepError::Lapsed { .. })), "{lapsed}");
+    });
+}
+
+#[test]
+fn who_does_not_answer_in_time_is_left_out() {
+    struct Hangs;
+    impl Bidder for Hangs {
+        fn bid(&self, _: Call) -> BoxFuture<'static, Result<Offer, String>> {
+            Box::pin(std::future::pending())
+        }
+        fn awarded(&self, _: Agreement) -> BoxFuture<'static, Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn ended(&self, _: NegotiationId, _: Ending) {}
+    }
+    let sim = Sim::new(5);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 3).await;
+        let quick = modeller(10, 1);
+        let _bidding = [parties[1].negotiator.serve(Arc::new(Hangs)).unwrap(), parties[2].serve(&quick)];
+        let clock = parties[0].agent.world.clock.clone();
+        let begun = clock.now();
+        let negotiation = call(&parties).await;
+        assert_eq!(clock.now().since(begun).as_secs(), 5);
+        assert_eq!(negotiation.bids().len(), 1);
+    });
+}
+
+/// What travelled when an agreement was made, taken from the wire.
+struct Taken(Mutex<Vec<Bytes>>, Messaging);
+
+impl Calls for Taken {
+    fn local_agent(&self) -> AgentId {
+        self.1.local_agent()
+    }
+    fn call(
+        &self,
+        to: AgentId,
+        service: &str,
+        body: Bytes,
+        options: CallOptions,
+    ) -> BoxFuture<'static, Result<Bytes, diai_core::CallError>> {
+        self.0.lock().unwrap().push(body.clone());
+        self.1.call(to, service, body, options)
+    }
+    fn call_streaming(
+        &self,
+        to: AgentId,
+        service: &str,
+        body: Bytes,
+        options: CallOptions,
+    ) -> BoxFuture<'static, Result<diai_core::ReplyStream, diai_core::CallError>> {
+        self.1.call_streaming(to, service, body, options)
+    }
+    fn notify(
+        &self,
+        to: AgentId,
+        service: &str,
+        body: Bytes,
+        options: CallOptions,
+    ) -> BoxFuture<'static, Result<(), diai_core::CallError>> {
+        self.1.notify(to, service, body, options)
+    }
+    fn register(
+        &self,
+        service: &str,
+        handler: Arc<dyn diai_core::Service>,
+    ) -> Result<diai_core::Registration, diai_core::RegisterError> {
+        self.1.register(service, handler)
+    }
+}
+
+#[test]
+fn steps_that_are_replayed_stolen_or_garbled_change_nothing() {
+    let sim = Sim::new(6);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 3).await;
+        let bidder = modeller(10, 1);
+        let _bidding = parties[1].serve(&bidder);
+        let taken = Arc::new(Taken(Mutex::default(), parties[0].messaging.clone()));
+        let negotiator = Negotiator::new(&parties[0].agent.world, taken.clone(), parties[0].agent.identity.clone());
+        let to = parties[1].id();
+        let mut negotiation = negotiator.call(vec![to], proposal()).await.unwrap();
+        let agreement = negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+        let sent = taken.0.lock().unwrap().clone();
+        let [call, award] = &sent[..] else { panic!("{} requests", sent.len()) };
+        parties[2].agent.world.network.connect(parties[1].agent.peer(), vec![]).await.unwrap();
+        let ask = |from: &Party, body: Bytes| from.messaging.call(to, SERVICE, body, CallOptions::default());
+        // The award again: the same acceptance, and the bidder is not asked again.
+        let again = ask(&parties[0], award.clone()).await.unwrap();
+        let acceptance = agreement.acceptance().to_bytes();
+        assert!(again.windows(acceptance.len()).any(|window| window == acceptance));
+        // Another agent with the same bytes.
+        assert!(ask(&parties[2], call.clone()).await.is_err());
+        let stolen = ask(&parties[2], award.clone()).await.unwrap();
+        assert!(!stolen.windows(acceptance.len()).any(|window| window == acceptance));
+        for bytes in [call, award] {
+            for index in (0..bytes.len()).step_by(11) {
+                let mut garbled = bytes.to_vec();
+                garbled[index] ^= 0x20;
+                if let Ok(answer) = ask(&parties[0], garbled.into()).await {
+                    assert!(!answer.windows(acceptance.len()).any(|window| window == acceptance), "byte {index}");
+                }
+                assert!(ask(&parties[0], bytes.slice(..index)).await.is_err());
+            }
+        }
+        assert_eq!(bidder.log(), ["bid model/1", "awarded"]);
+        assert!(parties[1].messaging.status().violations == 0);
+    });
+}
+
+#[test]
+fn an_agreement_of_parts_that_do_not_belong_together_does_not_verify() {
+    let sim = Sim::new(7);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 3).await;
+        let modellers = [modeller(10, 1), modeller(20, 1)];
+        let _bidding: Vec<_> = modellers.iter().zip(&parties[1..]).map(|(m, party)| party.serve(m)).collect();
+        let (mut one, mut other) = (call(&parties).await, call(&parties).await);
+        let first = one.award(one.bids()[0].id()).await.unwrap();
+        let second = other.award(other.bids()[0].id()).await.unwrap();
+        one.failed().await.unwrap();
+        let third = one.award(one.bids()[0].id()).await.unwrap();
+        let parts = |agreement: &Agreement| {
+            [
+                agreement.call().signed().to_bytes(),
+                agreement.bid().signed().to_bytes(),
+                agreement.award().to_bytes(),
+                agreement.acceptance().to_bytes(),
+            ]
+        };
+        let put = |parts: [Bytes; 4]| {
+            let mut bytes = Vec::new();
+            for (index, part) in parts.iter().enumerate() {
+                bytes.push(u8::try_from(index + 1).unwrap() << 3 | 2);
+                prost::encode_length_delimiter(part.len(), &mut bytes).unwrap();
+                bytes.extend_from_slice(part);
+            }
+            Agreement::from_bytes(bytes, When::Ever)
+        };
+        assert_eq!(put(parts(&first)).unwrap(), Agreement::from_bytes(first.to_bytes(), When::Ever).unwrap());
+        for mixed in [&second, &third] {
+            for index in 0..4 {
+                let mut parts_of_both = parts(&first);
+                parts_of_both[index] = parts(mixed)[index].clone();
+                if parts_of_both != parts(&first) {
+                    assert!(put(parts_of_both).is_err(), "part {index} of another agreement");
+                }
+            }
+        }
+        let bytes = first.to_bytes();
+        for index in 0..bytes.len() {
+            assert!(Agreement::from_bytes(bytes.slice(..index), When::Ever).is_err());
+        }
+        for index in (0..bytes.len()).step_by(13) {
+            let mut garbled = bytes.to_vec();
+            garbled[index] ^= 1;
+            assert!(Agreement::from_bytes(garbled, When::Ever).is_err(), "byte {index}");
+        }
+        assert!(Agreement::from_bytes(vec![0; 1 << 20], When::Ever).is_err());
+    });
+}
+
+#[test]
+fn the_initiators_machine_closes_by_answers_by_time_and_by_the_user() {
+    let sim = Sim::new(8);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 2).await;
+        let bidder = modeller(10, 1);
+        let _bidding = parties[1].serve(&bidder);
+        let call = call(&parties).await.call().clone();
+        let agents: Vec<_> = (1..=3).map(|number| AgentId::from_bytes([number; 32])).collect();
+        let drain = |machine: &mut Initiator| std::iter::from_fn(|| machine.poll_output()).collect::<Vec<_>>();
+        let now = WallTime::from_unix_ms(0);
+
+        let mut machine = Initiator::new(call.clone(), vec![agents[0], agents[1], agents[0]]);
+        assert_eq!(drain(&mut machine), [InitiatorOutput::Ask(agents[0]), InitiatorOutput::Ask(agents[1])]);
+        for agent in [agents[0], agents[0], agents[2]] {
+            machine.handle(now, InitiatorInput::Refused(agent, "no".into())).unwrap();
+            assert_eq!(drain(&mut machine), []);
+        }
+        machine.handle(now, InitiatorInput::Refused(agents[1], "no".into())).unwrap();
+        assert_eq!(drain(&mut machine), [InitiatorOutput::BidsClosed]);
+
+        let mut machine = Initiator::new(call.clone(), agents.clone());
+        drain(&mut machine);
+        assert_eq!(machine.poll_timeout(), Some(call.bids_until()));
+        machine.handle(call.bids_until(), InitiatorInput::Timeout).unwrap();
+        assert_eq!(drain(&mut machine), [InitiatorOutput::BidsClosed]);
+        assert_eq!(machine.poll_timeout(), Some(call.valid_until()));
+        machine.handle(call.valid_until(), InitiatorInput::Timeout).unwrap();
+        assert_eq!(drain(&mut machine), [InitiatorOutput::Expired]);
+        assert_eq!(machine.poll_timeout(), None);
+
+        let mut machine = Initiator::new(call, agents.clone());
+        drain(&mut machine);
+        machine.handle(now, InitiatorInput::Close).unwrap();
+        let cancels: Vec<_> = agents.iter().map(|&agent| InitiatorOutput::Cancel(agent, "not needed")).collect();
+        assert_eq!(drain(&mut machine), cancels, "who was asked may have bid by now");
+        assert_eq!(machine.handle(now, InitiatorInput::Failed), Err(StepError::Ended));
+    });
+}
+
+#[test]
+fn limits_hold_before_anything_is_sent() {
+    let sim = Sim::new(9);
+    let driver = sim.clone();
+    sim.run(async move {
+        let parties = parties(&driver, 1).await;
+        let negotiator = &parties[0].negotiator;
+        let long = CallForProposals { subject: Bytes::from(vec![0; (64 << 10) + 1]), ..proposal() };
+        assert!(negotiator.call(vec![], long).await.is_err());
+        let crowd = (0..300u16).map(|number| AgentId::from_bytes([number as u8; 32])).collect();
+        assert!(negotiator.call(crowd, proposal()).await.is_err());
+        assert!(negotiator.call(vec![], proposal()).await.unwrap().bids().is_empty());
+    });
+}

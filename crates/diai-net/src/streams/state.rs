@@ -1,0 +1,425 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use diai_core::{Bytes, Multiaddr, OpenError, PeerEvent, PeerId, PeerInfo, ProtocolId, WallTime};
+use libp2p::swarm::{ConnectionId, dial_opts::DialOpts};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
+
+use super::{acceptor::Acceptor, handler::OpenRequest};
+use crate::{address_book::AddressBook, config::Limits, hello::Hello, penalties::Penalties};
+
+/// Futures that may wait for one peer at a time.
+const MAX_WAITING_PER_PEER: usize = 256;
+/// What may wait for the swarm.
+const MAX_ACTIONS: usize = 1024;
+/// Events that a slow subscriber may lag behind.
+const EVENTS: usize = 256;
+/// Peers whose misdeeds are remembered.
+const MAX_PENALTIES: usize = 4096;
+
+/// What the swarm is to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Dial(DialOpts),
+    Close(PeerId),
+}
+
+/// Who is connected, who waits for whom, who accepts what.
+pub(crate) struct State {
+    pub(crate) closed: bool,
+    peers: BTreeMap<PeerId, Peer>,
+    pub(crate) acceptors: BTreeMap<&'static str, (ProtocolId, Arc<Acceptor>)>,
+    waiting: BTreeMap<PeerId, Vec<Waiter>>,
+    dials: BTreeMap<ConnectionId, Dial>,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) penalties: Penalties,
+    pub(crate) book: AddressBook,
+    pub(crate) listen: Vec<Multiaddr>,
+    events: Option<broadcast::Sender<PeerEvent>>,
+    kept_connections: usize,
+    streams_per_peer: usize,
+}
+
+struct Peer {
+    /// The newest last.
+    connections: Vec<Connection>,
+    /// Permits for the streams that we open.
+    streams: Arc<Semaphore>,
+    rtt: Option<Duration>,
+    /// The certificate with which its coming was announced, if it was announced.
+    announced: Option<Option<Bytes>>,
+}
+
+struct Connection {
+    id: ConnectionId,
+    opener: mpsc::Sender<OpenRequest>,
+    relayed: bool,
+    keep: Arc<AtomicBool>,
+    hello: HelloState,
+}
+
+enum HelloState {
+    Pending,
+    Certified(Hello),
+    Uncertified(String),
+}
+
+/// What a waiter waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Any connection.
+    Connection,
+    /// The end of the hello, one way or the other.
+    Hello,
+}
+
+struct Waiter {
+    need: Need,
+    reply: oneshot::Sender<Result<(), OpenError>>,
+}
+
+enum Dial {
+    Known(PeerId),
+    Unknown(oneshot::Sender<Result<PeerId, OpenError>>),
+}
+
+/// What there is to open a stream with.
+pub(crate) enum Pick {
+    Ready(ConnectionId, mpsc::Sender<OpenRequest>, OwnedSemaphorePermit),
+    /// Connected, but the hello is under way.
+    Pending,
+    Uncertified(String),
+    TooMany,
+    Disconnected,
+}
+
+impl State {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            closed: false,
+            peers: BTreeMap::new(),
+            acceptors: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            actions: VecDeque::new(),
+            penalties: Penalties::new(limits.cut_off, MAX_PENALTIES),
+            book: AddressBook::new(limits.remembered_peers, limits.addrs_per_peer),
+            listen: Vec::new(),
+            events: Some(broadcast::Sender::new(EVENTS)),
+            kept_connections: limits.kept_connections,
+            streams_per_peer: limits.streams_per_peer,
+        }
+    }
+
+    /// Ends all that waits, and accepts and announces nothing more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.peers.clear();
+        self.acceptors.clear();
+        self.actions.clear();
+        self.events = None;
+        let waiting = std::mem::take(&mut self.waiting);
+        for waiter in waiting.into_values().flatten() {
+            let _ = waiter.reply.send(Err(OpenError::Closed));
+        }
+        for dial in std::mem::take(&mut self.dials).into_values() {
+            if let Dial::Unknown(reply) = dial {
+                let _ = reply.send(Err(OpenError::Closed));
+            }
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Option<broadcast::Receiver<PeerEvent>> {
+        self.events.as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    fn announce(&self, event: PeerEvent) {
+        if let Some(events) = &self.events {
+            // Nobody listens: nobody misses it.
+            let _ = events.send(event);
+        }
+    }
+
+    pub(crate) fn connected(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        relayed: bool,
+        opener: mpsc::Sender<OpenRequest>,
+        keep: Arc<AtomicBool>,
+    ) {
+        if self.closed {
+            return;
+        }
+        let streams_per_peer = self.streams_per_peer;
+        let entry = self.peers.entry(peer).or_insert_with(|| Peer {
+            connections: Vec::new(),
+            streams: Arc::new(Semaphore::new(streams_per_peer)),
+            rtt: None,
+            announced: None,
+        });
+        entry.connections.push(Connection { id, opener, relayed, keep, hello: HelloState::Pending });
+        self.resolve(&peer, Some(Need::Connection), &Ok(()));
+    }
+
+    pub(crate) fn certified(&mut self, peer: PeerId, id: ConnectionId, shown: Hello) {
+        let Some(connection) = self.connection(&peer, id) else { return };
+        let certificate = shown.certificate.to_bytes();
+        let addrs = shown.addrs.clone();
+        connection.hello = HelloState::Certified(shown);
+        self.book.show(peer, addrs);
+        self.keep_some();
+        self.announce_once(peer, Some(certificate));
+        self.resolve(&peer, None, &Ok(()));
+    }
+
+    pub(crate) fn uncertified(&mut self, peer: PeerId, id: ConnectionId, reason: String) {
+        let Some(connection) = self.connection(&peer, id) else { return };
+        connection.hello = HelloState::Uncertified(reason);
+        let settled = |connection: &Connection| !matches!(connection.hello, HelloState::Pending);
+        let Some(entry) = self.peers.get(&peer) else { return };
+        if entry.connections.iter().all(settled) {
+            if entry.announced.is_none() {
+                self.announce_once(peer, None);
+            }
+            self.resolve(&peer, None, &Ok(()));
+        }
+    }
+
+    pub(crate) fn disconnected(&mut self, peer: PeerId, id: ConnectionId) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.connections.retain(|connection| connection.id != id);
+        if entry.connections.is_empty() {
+            let announced = entry.announced.is_some();
+            self.peers.remove(&peer);
+            if announced {
+                self.announce(PeerEvent::Disconnected(peer));
+            }
+            if !self.is_dialling(&peer) {
+                self.fail(&peer, "the connection closed");
+            }
+        }
+        self.keep_some();
+    }
+
+    fn announce_once(&mut self, peer: PeerId, certificate: Option<Bytes>) {
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        if entry.announced.as_ref() == Some(&certificate) {
+            return;
+        }
+        entry.announced = Some(certificate);
+        if let Some(info) = self.info(peer) {
+            self.announce(PeerEvent::Connected(info));
+        }
+    }
+
+    fn connection(&mut self, peer: &PeerId, id: ConnectionId) -> Option<&mut Connection> {
+        self.peers.get_mut(peer)?.connections.iter_mut().find(|connection| connection.id == id)
+    }
+
+    /// Keeps one connection each of the first so many certified peers alive, and lets the others idle out.
+    fn keep_some(&self) {
+        let mut free = self.kept_connections;
+        for entry in self.peers.values() {
+            free = free.saturating_sub(usize::from(entry.is_kept()));
+        }
+        for entry in self.peers.values() {
+            if free > 0
+                && !entry.is_kept()
+                && let Some((_, connection, _)) = entry.best()
+            {
+                connection.keep.store(true, Ordering::Relaxed);
+                free -= 1;
+            }
+        }
+    }
+
+    pub(crate) fn info(&self, peer: PeerId) -> Option<PeerInfo> {
+        let entry = self.peers.get(&peer)?;
+        let certificate = entry.best().map(|(_, _, shown)| &shown.certificate);
+        Some(PeerInfo {
+            peer,
+            agent: certificate.map(|certificate| certificate.agent()),
+            certificate: certificate.map(|certificate| certificate.to_bytes()),
+            addrs: self.book.addrs(&peer),
+            rtt: entry.rtt,
+        })
+    }
+
+    pub(crate) fn peers(&self) -> Vec<PeerInfo> {
+        self.peers.keys().filter_map(|&peer| self.info(peer)).collect()
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// The peers that are certified, and those of them whose certificate has expired.
+    pub(crate) fn certified_peers(&self, now: WallTime) -> (Vec<PeerId>, Vec<PeerId>) {
+        let expires = |entry: &Peer| entry.best().map(|(_, _, shown)| shown.certificate.expires());
+        let certified = self.peers.iter().filter_map(|(peer, entry)| Some((*peer, expires(entry)?)));
+        let (expired, valid): (Vec<_>, Vec<_>) = certified.partition(|&(_, expires)| expires <= now);
+        let peers = |entries: Vec<(PeerId, WallTime)>| entries.into_iter().map(|(peer, _)| peer).collect();
+        (peers(valid), peers(expired))
+    }
+
+    pub(crate) fn why_uncertified(&self, peer: &PeerId) -> Option<&str> {
+        let entry = self.peers.get(peer)?;
+        entry.connections.iter().rev().find_map(|connection| match &connection.hello {
+            HelloState::Uncertified(reason) => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn set_rtt(&mut self, peer: &PeerId, rtt: Duration) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.rtt = Some(rtt);
+        }
+    }
+
+    /// The connection to open a stream on: direct before relayed, then the newest; never one of `tried`.
+    pub(crate) fn pick(&self, peer: &PeerId, certified: bool, tried: &[ConnectionId]) -> Pick {
+        let Some(entry) = self.peers.get(peer) else { return Pick::Disconnected };
+        let live = || entry.connections.iter().filter(|connection| !tried.contains(&connection.id));
+        let usable = |connection: &&Connection| !certified || matches!(connection.hello, HelloState::Certified(_));
+        if let Some(connection) = live().filter(usable).max_by_key(|connection| (!connection.relayed, connection.id)) {
+            return match Arc::clone(&entry.streams).try_acquire_owned() {
+                Ok(permit) => Pick::Ready(connection.id, connection.opener.clone(), permit),
+                Err(_) => Pick::TooMany,
+            };
+        }
+        if live().any(|connection| matches!(connection.hello, HelloState::Pending)) {
+            return Pick::Pending;
+        }
+        match self.why_uncertified(peer) {
+            Some(reason) => Pick::Uncertified(reason.to_owned()),
+            None => Pick::Disconnected,
+        }
+    }
+
+    /// A receiver that is told when `peer` is there, or will not be.
+    pub(crate) fn wait(
+        &mut self,
+        peer: PeerId,
+        need: Need,
+    ) -> Result<oneshot::Receiver<Result<(), OpenError>>, OpenError> {
+        let waiting = self.waiting.entry(peer).or_default();
+        waiting.retain(|waiter| !waiter.reply.is_closed());
+        if waiting.len() >= MAX_WAITING_PER_PEER {
+            return Err(OpenError::TooMany { peer, limit: MAX_WAITING_PER_PEER });
+        }
+        let (reply, told) = oneshot::channel();
+        waiting.push(Waiter { need, reply });
+        Ok(told)
+    }
+
+    /// Forgets waiters whose futures were dropped.
+    pub(crate) fn sweep(&mut self) {
+        self.waiting.retain(|_, waiting| {
+            waiting.retain(|waiter| !waiter.reply.is_closed());
+            !waiting.is_empty()
+        });
+    }
+
+    /// Tells those who wait for `peer`: all, or only those with this need.
+    pub(crate) fn resolve(&mut self, peer: &PeerId, need: Option<Need>, outcome: &Result<(), OpenError>) {
+        let Some(waiting) = self.waiting.remove(peer) else { return };
+        let (told, rest): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|waiter| need.is_none_or(|need| waiter.need == need));
+        for waiter in told {
+            let _ = waiter.reply.send(outcome.clone());
+        }
+        if !rest.is_empty() {
+            self.waiting.insert(*peer, rest);
+        }
+    }
+
+    fn fail(&mut self, peer: &PeerId, reason: &str) {
+        let error = OpenError::Unreachable { peer: peer.to_string(), reason: reason.to_owned() };
+        self.resolve(peer, None, &Err(error));
+    }
+
+    /// Hands something to the swarm; false if it is too far behind.
+    pub(crate) fn act(&mut self, action: Action) -> bool {
+        if self.actions.len() >= MAX_ACTIONS {
+            return false;
+        }
+        self.actions.push_back(action);
+        true
+    }
+
+    /// Dials `peer`; false if the swarm is too far behind.
+    pub(crate) fn dial_peer(&mut self, peer: PeerId, opts: DialOpts) -> bool {
+        let id = opts.connection_id();
+        let queued = self.act(Action::Dial(opts));
+        if queued {
+            self.dials.insert(id, Dial::Known(peer));
+        }
+        queued
+    }
+
+    /// Dials whoever is there; the receiver is told who it was.
+    pub(crate) fn dial_unknown(&mut self, opts: DialOpts) -> Option<oneshot::Receiver<Result<PeerId, OpenError>>> {
+        let id = opts.connection_id();
+        let (reply, told) = oneshot::channel();
+        self.act(Action::Dial(opts)).then(|| {
+            self.dials.insert(id, Dial::Unknown(reply));
+            told
+        })
+    }
+
+    pub(crate) fn is_dialling(&self, peer: &PeerId) -> bool {
+        self.dials.values().any(|dial| matches!(dial, Dial::Known(dialled) if dialled == peer))
+    }
+
+    pub(crate) fn dialled(&mut self, id: ConnectionId, peer: PeerId) {
+        if let Some(Dial::Unknown(reply)) = self.dials.remove(&id) {
+            let _ = reply.send(Ok(peer));
+        }
+    }
+
+    /// A dial was not needed: the peer is connected.
+    pub(crate) fn dial_spared(&mut self, id: ConnectionId) {
+        self.dials.remove(&id);
+    }
+
+    pub(crate) fn dial_failed(&mut self, id: ConnectionId, reason: &str) {
+        match self.dials.remove(&id) {
+            Some(Dial::Unknown(reply)) => {
+                let error = OpenError::Unreachable { peer: "the address".into(), reason: reason.to_owned() };
+                let _ = reply.send(Err(error));
+            }
+            Some(Dial::Known(peer)) if !self.is_connected(&peer) && !self.is_dialling(&peer) => {
+                self.fail(&peer, reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// Entries of all maps that a connection or a dial makes, for the test that none is left behind.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> usize {
+        self.peers.len() + self.waiting.len() + self.dials.len() + self.actions.len()
+    }
+}
+
+impl Peer {
+    fn is_kept(&self) -> bool {
+        self.connections.iter().any(|connection| connection.keep.load(Ordering::Relaxed))
+    }
+
+    /// The certified connection to use: direct before relayed, then the newest.
+    fn best(&self) -> Option<(ConnectionId, &Connection, &Hello)> {
+        let certified = self.connections.iter().filter_map(|connection| match &connection.hello {
+            HelloState::Certified(shown) => Some((connection.id, connection, shown)),
+            _ => None,
+        });
+        certified.max_by_key(|(id, connection, _)| (!connection.relayed, *id))
+    }
+}

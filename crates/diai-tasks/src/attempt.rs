@@ -1,0 +1,227 @@
+//! One award of a task to one worker, from the call to the verified result.
+
+use bytes::Bytes;
+use diai_core::{AgentId, CallError, CallOptions, Instant, Misbehaviour, Priority, Refusal, timeout_at};
+use diai_identity::Signed;
+use futures::StreamExt;
+
+use crate::{
+    Artifact, ArtifactError, AttemptId, Output, RunEvent, TaskContext, codec,
+    codec::MAX_RESULT_BYTES,
+    error::{GuestError, HostFault},
+    executor::Job,
+    machine::Miss,
+    message::{Part, RESULT_DOMAIN, RUN_SERVICE, TaskResult},
+    native::Interim,
+    requester::{Order, Requester},
+};
+
+/// Reports of a task running here that may wait to be looked at.
+const MAX_REPORTS: usize = 16;
+
+/// How an attempt ended.
+pub(crate) enum Ended {
+    Done(Box<Output>),
+    /// The task failed by its own doing, on the worker's signed word.
+    Guest(GuestError),
+    /// The worker did not take it.
+    NotTaken(CallError),
+    Missed(Miss),
+}
+
+/// A result that is not what was asked for.
+struct Dishonest(Misbehaviour, String);
+
+pub(crate) struct Attempt<'a> {
+    requester: &'a Requester,
+    order: &'a Order,
+    agent: AgentId,
+    id: AttemptId,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(requester: &'a Requester, order: &'a Order, agent: AgentId) -> Self {
+        let id = AttemptId::generate(&*requester.world.entropy);
+        order.reporter.send(RunEvent::Awarded { agent, attempt: id });
+        Self { requester, order, agent, id }
+    }
+
+    fn report(&self, report: Interim) {
+        let agent = self.agent;
+        self.order.reporter.send(match report {
+            Interim::Progress(progress) => RunEvent::Progress { agent, progress },
+            Interim::Partial(part) => RunEvent::Partial { agent, part },
+        });
+    }
+
+    /// Runs the task on this agent itself.
+    pub(crate) async fn here(self) -> Ended {
+        let performer = &self.requester.performer;
+        let Some(admission) = performer.executor.admit_later().await else {
+            return Ended::NotTaken(CallError::Closed);
+        };
+        let (context, mut reports) = TaskContext::new(MAX_REPORTS);
+        let job = Job { task: self.order.task, spec: self.order.spec.clone(), from: self.agent, context };
+        let mut run = std::pin::pin!(performer.perform(job, self.id, admission));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut run => break ended,
+                Some(report) = reports.recv() => self.report(report),
+            }
+        };
+        match ended {
+            Ok(signed) => self.conclude(signed).await,
+            Err(fault) => Ended::Missed(miss(fault)),
+        }
+    }
+
+    /// Runs the task on another agent. A worker from which nothing comes for the length of the lease is lost.
+    pub(crate) async fn there(self) -> Ended {
+        let clock = &*self.requester.world.clock;
+        let lease = self.requester.config.lease;
+        let options = CallOptions {
+            timeout: self.order.deadline.since(clock.now()),
+            idempotent: false,
+            priority: Priority::High,
+        };
+        let body = codec::encode_award(self.id, self.order.spec_bytes.clone());
+        let open = self.requester.calls.call_streaming(self.agent, RUN_SERVICE, body, options);
+        let mut until: Instant = clock.now() + lease;
+        let mut parts = match timeout_at(clock, until, open).await {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(error)) => return not_taken(error),
+            Err(_) => return self.silent(),
+        };
+        let mut accepted = false;
+        loop {
+            let part = match timeout_at(clock, until, parts.next()).await {
+                Err(_) => return self.silent(),
+                Ok(None) => return lost("it ended its answer without a result"),
+                Ok(Some(Err(error))) if accepted => return lost(&error.to_string()),
+                Ok(Some(Err(error))) => return not_taken(error),
+                Ok(Some(Ok(part))) => part,
+            };
+            accepted = true;
+            until = clock.now() + lease;
+            match codec::decode_part(part) {
+                Ok(Part::Accepted | Part::KeepAlive) => {}
+                Ok(Part::Progress(progress)) => self.report(Interim::Progress(progress)),
+                Ok(Part::Partial(part)) => self.report(Interim::Partial(part)),
+                Ok(Part::Fault(fault)) => return Ended::Missed(miss(fault)),
+                Ok(Part::Result(bytes)) => return self.result(bytes).await,
+                Err(error) => return self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
+            }
+        }
+    }
+
+    async fn result(self, bytes: Bytes) -> Ended {
+        match Signed::from_bytes(bytes, MAX_RESULT_BYTES) {
+            Ok(signed) => self.conclude(signed).await,
+            Err(error) => self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
+        }
+    }
+
+    fn silent(&self) -> Ended {
+        self.requester.penalise(self.agent, Misbehaviour::Silent);
+        lost(&format!("nothing came from it for {:?}", self.requester.config.lease))
+    }
+
+    fn dishonest(&self, Dishonest(misbehaviour, reason): Dishonest) -> Ended {
+        self.requester.penalise(self.agent, misbehaviour);
+        lost(&format!("its result is not to be believed: {reason}"))
+    }
+
+    /// Checks whose word the result is, and that it answers this very attempt.
+    fn verify(&self, signed: &Signed) -> Result<TaskResult, Dishonest> {
+        let forged = |reason: String| Dishonest(Misbehaviour::Forged, reason);
+        let verified = signed
+            .verify(RESULT_DOMAIN, self.requester.world.clock.wall())
+            .map_err(|error| forged(error.to_string()))?;
+        if verified.agent != self.agent {
+            return Err(forged(format!("it is signed by {}", verified.agent)));
+        }
+        let result = codec::decode_result(verified.payload)
+            .map_err(|error| Dishonest(Misbehaviour::Malformed, error.to_string()))?;
+        if result.task != self.order.task || result.attempt != self.id {
+            return Err(forged("it is for another task or attempt".to_owned()));
+        }
+        let limits = &self.order.spec.limits;
+        let bytes_out = result
+            .outcome
+            .as_ref()
+            .map_or(0, |produced| produced.artifacts().fold(0u64, |sum, artifact| sum.saturating_add(artifact.bytes)));
+        if bytes_out > limits.output_bytes || result.usage.fuel > limits.fuel {
+            return Err(Dishonest(Misbehaviour::Violation, "it is over the limits of the task".to_owned()));
+        }
+        Ok(result)
+    }
+
+    async fn conclude(self, signed: Signed) -> Ended {
+        let TaskResult { task, attempt, outcome, usage } = match self.verify(&signed) {
+            Ok(result) => result,
+            Err(dishonest) => return self.dishonest(dishonest),
+        };
+        let produced = match outcome {
+            Ok(produced) => produced,
+            Err(error) => return Ended::Guest(error),
+        };
+        for artifact in produced.artifacts() {
+            if let Err(error) = self.take(artifact).await {
+                return lost(&format!("its outputs could not be had: {error}"));
+            }
+        }
+        Ended::Done(Box::new(Output { task, attempt, worker: self.agent, produced, usage, receipt: signed }))
+    }
+
+    /// Brings an output here, so that it outlives the worker.
+    async fn take(&self, artifact: &Artifact) -> Result<(), ArtifactError> {
+        let requester = self.requester;
+        if let Some(content) = &artifact.inline {
+            if !content.is_empty() {
+                requester.store_in_background(content.clone()).await;
+            }
+            return Ok(());
+        }
+        if !requester.config.fetch_outputs || self.agent == requester.me() {
+            return Ok(());
+        }
+        let clock = &*requester.world.clock;
+        let until = clock.now() + requester.config.fetch_timeout;
+        let cid = artifact.cid;
+        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes)).await {
+            Ok(Ok(content)) if content.len() as u64 == artifact.bytes => Ok(()),
+            Ok(Ok(content)) => Err(ArtifactError::Store {
+                reason: format!("{cid} has {} bytes, its result says {}", content.len(), artifact.bytes),
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(ArtifactError::NotFound {
+                cid,
+                asked: format!("nobody sent it within {:?}", requester.config.fetch_timeout),
+            }),
+        }
+    }
+}
+
+fn lost(reason: &str) -> Ended {
+    Ended::Missed(Miss::Lost(reason.to_owned()))
+}
+
+/// Errors before the worker took the task; those after which it may have taken it count as a failed attempt.
+fn not_taken(error: CallError) -> Ended {
+    match error {
+        CallError::OutcomeUnknown { .. }
+        | CallError::Deadline { .. }
+        | CallError::Refused { refusal: Refusal::Failed { .. } | Refusal::DeadlinePassed, .. } => {
+            lost(&error.to_string())
+        }
+        error => Ended::NotTaken(error),
+    }
+}
+
+fn miss(fault: HostFault) -> Miss {
+    match fault {
+        HostFault::NotFound { cid, asked } => Miss::NotFound { cid, asked },
+        HostFault::Unavailable { reason } => Miss::Lost(reason),
+    }
+}

@@ -1,0 +1,321 @@
+//! Runs tasks here, for others and for this agent itself: fetches, waits for a slot, runs, keeps to the limits.
+
+mod fs;
+mod guest;
+mod wasi;
+mod wasm;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cid::Cid;
+use diai_core::{AgentId, World, timeout_at};
+use lru::LruCache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::{
+    guest::Guest,
+    wasm::{Compiled, Wasm},
+};
+use crate::{
+    ArtifactError, Artifacts, Bid, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES, NativeRequest, Program,
+    TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
+    codec::clip,
+    error::{GuestError, HostFault},
+    message::MAX_DETAIL_BYTES,
+    native::Services,
+    spec::is_file_name,
+};
+
+/// Programs whose running time is remembered.
+const MAX_ESTIMATES: usize = 256;
+/// What a program is thought to take before it ever ran here.
+const UNKNOWN_RUN: Duration = Duration::from_secs(1);
+
+/// A task to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) task: TaskId,
+    pub(crate) spec: TaskSpec,
+    pub(crate) from: AgentId,
+    pub(crate) context: TaskContext,
+}
+
+/// What a run left, not stored yet.
+#[derive(Debug)]
+pub(crate) struct RawOutput {
+    pub(crate) stdout: Bytes,
+    /// Sorted by name.
+    pub(crate) files: Vec<(String, Bytes)>,
+}
+
+impl RawOutput {
+    pub(crate) fn bytes(&self) -> u64 {
+        let files: usize = self.files.iter().map(|(_, bytes)| bytes.len()).sum();
+        (self.stdout.len() + files) as u64
+    }
+}
+
+/// A run that ended, well or badly.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) outcome: Result<RawOutput, GuestError>,
+    pub(crate) usage: Usage,
+}
+
+/// The right to wait for a slot and to take it.
+#[derive(Debug)]
+pub(crate) struct Admission(#[allow(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit);
+
+pub(crate) struct Executor {
+    world: World,
+    artifacts: Arc<dyn Artifacts>,
+    pub(crate) services: Services,
+    /// Made when the first guest comes: an agent that runs none pays nothing.
+    wasm: OnceLock<Result<Wasm, HostFault>>,
+    admissions: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    estimates: Mutex<LruCache<Program, Duration>>,
+    config: ExecutorConfig,
+}
+
+impl Executor {
+    pub(crate) fn new(world: World, artifacts: Arc<dyn Artifacts>, config: ExecutorConfig) -> Self {
+        Self {
+            world,
+            artifacts,
+            services: Services::default(),
+            wasm: OnceLock::new(),
+            admissions: Arc::new(Semaphore::new(config.max_guests + config.max_queued)),
+            slots: Arc::new(Semaphore::new(config.max_guests)),
+            estimates: Mutex::new(LruCache::new(NonZeroUsize::new(MAX_ESTIMATES).unwrap_or(NonZeroUsize::MIN))),
+            config,
+        }
+    }
+
+    /// A place in the queue, if there is one.
+    pub(crate) fn admit(&self) -> Option<Admission> {
+        self.admissions.clone().try_acquire_owned().ok().map(Admission)
+    }
+
+    /// A place in the queue, as soon as there is one.
+    pub(crate) async fn admit_later(&self) -> Option<Admission> {
+        self.admissions.clone().acquire_owned().await.ok().map(Admission)
+    }
+
+    /// Whether a task would not have to wait.
+    pub(crate) fn has_free_slot(&self) -> bool {
+        self.slots.available_permits() > 0
+    }
+
+    /// Whether a task would be admitted now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.admissions.available_permits() > 0
+    }
+
+    /// When a busy worker had better be asked again, milliseconds.
+    pub(crate) fn retry_after_ms(&self) -> u64 {
+        u64::try_from((self.usual_run(None) / 2).as_millis()).unwrap_or(u64::MAX).clamp(20, 1_000)
+    }
+
+    /// Completes when nothing runs or waits any more; meanwhile nothing is admitted.
+    pub(crate) async fn drained(&self) {
+        let all = u32::try_from(self.config.max_guests + self.config.max_queued).unwrap_or(u32::MAX);
+        // An error says that it was closed before.
+        _ = self.admissions.acquire_many(all).await;
+    }
+
+    /// Begins nothing any more.
+    pub(crate) fn close(&self) {
+        self.admissions.close();
+        self.slots.close();
+    }
+
+    /// What of the task's limits is over what is allowed here.
+    pub(crate) fn refuses(&self, spec: &TaskSpec) -> Option<String> {
+        let (limits, max) = (&spec.limits, &self.config);
+        if limits.memory_bytes > max.max_memory_bytes {
+            Some(format!("{} bytes of memory asked, at most {} here", limits.memory_bytes, max.max_memory_bytes))
+        } else if limits.output_bytes > max.max_output_bytes {
+            Some(format!("{} bytes of output asked, at most {} here", limits.output_bytes, max.max_output_bytes))
+        } else if limits.time > max.max_time {
+            Some(format!("{:?} of time asked, at most {:?} here", limits.time, max.max_time))
+        } else {
+            None
+        }
+    }
+
+    /// Whether the named service is there; programs always are.
+    pub(crate) fn knows(&self, program: &Program) -> bool {
+        match program {
+            Program::Wasm(_) => true,
+            Program::Service(name) => self.services.get(name).is_some(),
+        }
+    }
+
+    /// How long `program` usually takes here; `None`: any.
+    fn usual_run(&self, program: Option<&Program>) -> Duration {
+        let estimates = self.estimates.lock().unwrap_or_else(PoisonError::into_inner);
+        match program {
+            Some(program) => estimates.peek(program).copied(),
+            None => estimates.peek_mru().map(|(_, run)| *run),
+        }
+        .unwrap_or(UNKNOWN_RUN)
+    }
+
+    fn learn(&self, program: Program, run: Duration) {
+        let mut estimates = self.estimates.lock().unwrap_or_else(PoisonError::into_inner);
+        let usual = estimates.get(&program).map_or(run, |old| (*old * 3 + run) / 4);
+        estimates.put(program, usual);
+    }
+
+    /// What this agent would bid for the task.
+    pub(crate) async fn bid(&self, spec: &TaskSpec) -> Bid {
+        let free = self.slots.available_permits();
+        let queued = self.config.max_guests + self.config.max_queued - self.admissions.available_permits();
+        let start = if free > 0 {
+            Duration::ZERO
+        } else {
+            let rounds = queued.div_ceil(self.config.max_guests);
+            self.usual_run(None).saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+        };
+        let mut bid = Bid {
+            start,
+            run: self.usual_run(Some(&spec.program)),
+            free_slots: u32::try_from(free).unwrap_or(u32::MAX),
+            program_held: match &spec.program {
+                Program::Wasm(cid) => self.compiled(cid).is_some() || self.artifacts.held(*cid).await.is_some(),
+                Program::Service(_) => true,
+            },
+            ..Bid::default()
+        };
+        for input in &spec.inputs {
+            if let Some(bytes) = self.artifacts.held(input.cid).await {
+                bid.held_bytes = bid.held_bytes.saturating_add(bytes);
+                bid.held_inputs += 1;
+            }
+        }
+        bid
+    }
+
+    fn compiled(&self, program: &Cid) -> Option<Compiled> {
+        self.wasm.get()?.as_ref().ok()?.compiled(program)
+    }
+
+    fn wasm(&self) -> Result<&Wasm, HostFault> {
+        self.wasm.get_or_init(|| Wasm::new(&self.world, &self.config)).as_ref().map_err(Clone::clone)
+    }
+
+    /// Fetches what the task needs, waits for a slot and runs it.
+    ///
+    /// Cancel-safe: dropping the future stops all of it.
+    pub(crate) async fn execute(&self, job: Job, _admission: Admission) -> Result<Ran, HostFault> {
+        let mut bytes_in = 0;
+        let program = match &job.spec.program {
+            Program::Wasm(cid) => match self.program(*cid, &mut bytes_in).await? {
+                Ok(compiled) => Some(compiled),
+                Err(error) => return Ok(Ran { outcome: Err(error), usage: Usage { bytes_in, ..Usage::default() } }),
+            },
+            Program::Service(_) => None,
+        };
+        let inputs = self.inputs(&job.spec, &mut bytes_in).await?;
+        let slot = self.slots.clone().acquire_owned().await.map_err(|_| closed())?;
+        let began = self.world.clock.now();
+        let name = job.spec.program.clone();
+        let (outcome, fuel) = match program {
+            Some(compiled) => {
+                let guest = Guest::new(&job.spec, inputs, job.context);
+                let ended = self.wasm()?.run(compiled, &job.spec, guest, slot).await?;
+                (ended.outcome, ended.fuel)
+            }
+            None => (self.native(job, inputs, slot).await?, 0),
+        };
+        let run = self.world.clock.now().since(began);
+        self.learn(name, run);
+        let bytes_out = outcome.as_ref().map_or(0, RawOutput::bytes);
+        let wall_ms = u64::try_from(run.as_millis()).unwrap_or(u64::MAX);
+        Ok(Ran { outcome, usage: Usage { fuel, bytes_in, bytes_out, wall_ms } })
+    }
+
+    async fn fetch(&self, cid: Cid, max_bytes: u64) -> Result<Bytes, HostFault> {
+        let deadline = self.world.clock.now() + self.config.fetch_timeout;
+        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes)).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(ArtifactError::NotFound { cid, asked })) => Err(HostFault::NotFound { cid, asked }),
+            Ok(Err(error)) => Err(HostFault::Unavailable { reason: error.to_string() }),
+            Err(_) => Err(HostFault::NotFound {
+                cid,
+                asked: format!("nobody sent it within {:?}", self.config.fetch_timeout),
+            }),
+        }
+    }
+
+    async fn program(&self, cid: Cid, bytes_in: &mut u64) -> Result<Result<Compiled, GuestError>, HostFault> {
+        let wasm = self.wasm()?;
+        if let Some(compiled) = wasm.compiled(&cid) {
+            return Ok(Ok(compiled));
+        }
+        let bytes = self.fetch(cid, self.config.max_program_bytes).await?;
+        *bytes_in += bytes.len() as u64;
+        wasm.compile(cid, bytes).await
+    }
+
+    async fn inputs(&self, spec: &TaskSpec, bytes_in: &mut u64) -> Result<Vec<(String, Bytes)>, HostFault> {
+        let mut inputs = Vec::with_capacity(spec.inputs.len());
+        let mut room = self.config.max_input_bytes;
+        for input in &spec.inputs {
+            let bytes = self.fetch(input.cid, room).await?;
+            room = room.saturating_sub(bytes.len() as u64);
+            *bytes_in += bytes.len() as u64;
+            inputs.push((input.name.clone(), bytes));
+        }
+        Ok(inputs)
+    }
+
+    async fn native(
+        &self,
+        job: Job,
+        inputs: Vec<(String, Bytes)>,
+        _slot: OwnedSemaphorePermit,
+    ) -> Result<Result<RawOutput, GuestError>, HostFault> {
+        let Program::Service(name) = &job.spec.program else { return Err(closed()) };
+        let Some(service) = self.services.get(name) else {
+            return Err(HostFault::Unavailable { reason: format!("the service {name:?} is not offered any more") });
+        };
+        let limits = job.spec.limits;
+        let request = NativeRequest { task: job.task, from: job.from, args: job.spec.args, inputs, limits };
+        let deadline = self.world.clock.now() + limits.time;
+        let ended = timeout_at(&*self.world.clock, deadline, service.run(job.context, request)).await;
+        Ok(match ended {
+            Err(_) => Err(GuestError::TimeLimit),
+            Ok(Err(TaskFailure::Unavailable { reason })) => return Err(HostFault::Unavailable { reason }),
+            Ok(Err(TaskFailure::Failed { reason })) => {
+                Err(GuestError::Service { reason: clip(&reason, MAX_DETAIL_BYTES) })
+            }
+            Ok(Ok(output)) => {
+                let mut files = output.files;
+                files.sort_by(|a, b| a.0.cmp(&b.0));
+                files.dedup_by(|b, a| a.0 == b.0);
+                let named = files
+                    .iter()
+                    .all(|(name, _)| name.len() <= MAX_OUTPUT_NAME_BYTES && name.split('/').all(is_file_name));
+                let output = RawOutput { stdout: output.stdout, files };
+                if !named {
+                    Err(GuestError::Service { reason: "an output has a name that cannot be a path".to_owned() })
+                } else if output.bytes() > limits.output_bytes || output.files.len() > MAX_OUTPUT_FILES {
+                    Err(GuestError::OutputLimit)
+                } else {
+                    Ok(output)
+                }
+            }
+        })
+    }
+}
+
+fn closed() -> HostFault {
+    HostFault::Unavailable { reason: "the executor is shutting down".to_owned() }
+}

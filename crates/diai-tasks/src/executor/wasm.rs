@@ -1,0 +1,283 @@
+//! WebAssembly guests: compiling, keeping what was compiled, running.
+
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cid::Cid;
+use diai_core::{Clock, Instant, Offload, World, offload};
+use lru::LruCache;
+use tokio::{sync::OwnedSemaphorePermit, sync::Semaphore, task::JoinSet};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig, Store,
+    Trap, UpdateDeadline,
+};
+
+use super::{
+    RawOutput,
+    guest::Guest,
+    wasi::{self, errno::Stop},
+};
+use crate::{
+    ExecutorConfig, MAX_OUTPUT_FILES, TaskSpec,
+    codec::clip,
+    error::{GuestError, HostFault},
+    message::MAX_DETAIL_BYTES,
+};
+
+/// How often a guest is looked at for its time limit.
+const EPOCH: Duration = Duration::from_millis(10);
+/// Memory of a slot that is kept between guests instead of being given back to the system.
+const KEPT_BYTES: usize = 128 << 10;
+/// Entries of a guest's largest table.
+const MAX_TABLE_ENTRIES: usize = 100_000;
+
+/// A compiled program, its imports found.
+pub(super) type Compiled = Arc<InstancePre<Guest>>;
+
+/// The engine and what was compiled for it.
+pub(super) struct Wasm {
+    engine: Engine,
+    linker: Linker<Guest>,
+    modules: Mutex<LruCache<Cid, Compiled>>,
+    /// One program is compiled at a time, so that the pool stays free for guests.
+    compiling: Semaphore,
+    clock: Arc<dyn Clock>,
+    offload: Arc<dyn Offload>,
+}
+
+/// How a run of a guest ended.
+pub(super) struct Ended {
+    pub(super) outcome: Result<RawOutput, GuestError>,
+    pub(super) fuel: u64,
+}
+
+impl Wasm {
+    pub(super) fn new(world: &World, config: &ExecutorConfig) -> Result<Self, HostFault> {
+        let engine = engine(config).map_err(|error| unavailable(&error))?;
+        let mut linker = Linker::new(&engine);
+        wasi::link(&mut linker).map_err(|error| unavailable(&error))?;
+        let capacity = NonZeroUsize::new(config.max_modules).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            engine,
+            linker,
+            modules: Mutex::new(LruCache::new(capacity)),
+            compiling: Semaphore::new(1),
+            clock: world.clock.clone(),
+            offload: world.offload.clone(),
+        })
+    }
+
+    /// What was compiled of `program`, if it was.
+    pub(super) fn compiled(&self, program: &Cid) -> Option<Compiled> {
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned()
+    }
+
+    /// Compiles `bytes`, the content of `program`, and keeps it.
+    ///
+    /// Cancel-safe: what has begun is compiled to its end, and lost.
+    pub(super) async fn compile(&self, program: Cid, bytes: Bytes) -> Result<Result<Compiled, GuestError>, HostFault> {
+        let _turn = self.compiling.acquire().await.map_err(|_| shutting_down())?;
+        if let Some(compiled) = self.compiled(&program) {
+            return Ok(Ok(compiled));
+        }
+        let (engine, linker) = (self.engine.clone(), self.linker.clone());
+        let compiled = offload(&*self.offload, move || {
+            let module = Module::from_binary(&engine, &bytes)?;
+            let pre = linker.instantiate_pre(&module)?;
+            match module.get_export("_start") {
+                Some(wasmtime::ExternType::Func(start)) if start.params().len() + start.results().len() == 0 => {
+                    Ok(Arc::new(pre))
+                }
+                _ => Err(wasmtime::Error::msg("it has no function _start without parameters and results")),
+            }
+        })
+        .await
+        .map_err(|_| shutting_down())?;
+        Ok(match compiled {
+            Ok(compiled) => {
+                let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+                modules.put(program, compiled.clone());
+                Ok(compiled)
+            }
+            Err(error) => Err(GuestError::InvalidProgram { reason: clip(&format!("{error:#}"), MAX_DETAIL_BYTES) }),
+        })
+    }
+
+    /// Runs a guest on a thread of the pool. The slot is given back when the guest has really ended.
+    ///
+    /// Cancel-safe: dropping the future stops the guest within its next few thousand operations.
+    pub(super) async fn run(
+        &self,
+        compiled: Compiled,
+        spec: &TaskSpec,
+        guest: Guest,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<Ended, HostFault> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let _stop_on_drop = StopOnDrop { cancelled: cancelled.clone(), engine: self.engine.clone() };
+        let mut ticker = JoinSet::new();
+        ticker.spawn(tick(self.clock.clone(), self.engine.clone()));
+        let run = Run {
+            clock: self.clock.clone(),
+            deadline: self.clock.now() + spec.limits.time,
+            time: spec.limits.time,
+            fuel: spec.limits.fuel,
+            cancelled,
+        };
+        offload(&*self.offload, move || {
+            let ended = run.guest(&compiled, guest);
+            drop(slot);
+            ended
+        })
+        .await
+        .map_err(|_| shutting_down())?
+    }
+}
+
+/// Moves the engine's epoch, so that guests look at the clock.
+async fn tick(clock: Arc<dyn Clock>, engine: Engine) {
+    loop {
+        clock.sleep_until(clock.now() + EPOCH).await;
+        engine.increment_epoch();
+    }
+}
+
+struct StopOnDrop {
+    cancelled: Arc<AtomicBool>,
+    engine: Engine,
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.engine.increment_epoch();
+    }
+}
+
+struct Run {
+    clock: Arc<dyn Clock>,
+    deadline: Instant,
+    time: Duration,
+    fuel: u64,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Run {
+    fn guest(mut self, compiled: &InstancePre<Guest>, guest: Guest) -> Result<Ended, HostFault> {
+        // The wait for a thread is not the guest's.
+        self.deadline = self.deadline.max(self.clock.now() + self.time);
+        let mut store = Store::new(compiled.module().engine(), guest);
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_fuel(self.fuel).map_err(|error| unavailable(&error))?;
+        store.set_epoch_deadline(1);
+        let (clock, deadline, cancelled) = (self.clock, self.deadline, self.cancelled.clone());
+        store.epoch_deadline_callback(move |_| {
+            if cancelled.load(Ordering::SeqCst) {
+                Err(wasmtime::Error::new(Stop::Cancelled))
+            } else if clock.now() >= deadline {
+                Err(wasmtime::Error::new(Stop::TimeLimit))
+            } else {
+                Ok(UpdateDeadline::Continue(1))
+            }
+        });
+        // After the epoch's deadline was set: a cancel before it is seen here, one after it by the callback.
+        if self.cancelled.load(Ordering::SeqCst) {
+            return Err(HostFault::Unavailable { reason: Stop::Cancelled.to_string() });
+        }
+        let ended = start(&mut store, compiled);
+        let fuel = self.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+        let guest = store.into_data();
+        let outcome = match ended {
+            Ok(()) => outputs(guest),
+            Err(error) if error.downcast_ref() == Some(&Stop::Exit(0)) => outputs(guest),
+            Err(error) => Err(failure(&error, &guest)?),
+        };
+        Ok(Ended { outcome, fuel })
+    }
+}
+
+fn start(store: &mut Store<Guest>, compiled: &InstancePre<Guest>) -> wasmtime::Result<()> {
+    let instance = compiled.instantiate(&mut *store)?;
+    let memory = instance.get_memory(&mut *store, "memory");
+    store.data_mut().memory = memory;
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    start.call(&mut *store, ())
+}
+
+fn outputs(guest: Guest) -> Result<RawOutput, GuestError> {
+    let files = guest.fs.into_outputs().ok_or(GuestError::OutputLimit)?;
+    if files.len() > MAX_OUTPUT_FILES {
+        return Err(GuestError::OutputLimit);
+    }
+    Ok(RawOutput { stdout: Bytes::from(guest.stdout), files })
+}
+
+/// Whose fault it was that a guest ended early.
+fn failure(error: &wasmtime::Error, guest: &Guest) -> Result<GuestError, HostFault> {
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        return match stop {
+            Stop::Exit(code) => Ok(GuestError::Exit { code: *code, stderr: guest.stderr.text() }),
+            Stop::OutputLimit => Ok(GuestError::OutputLimit),
+            Stop::MemoryLimit => Ok(GuestError::MemoryLimit),
+            Stop::TimeLimit => Ok(GuestError::TimeLimit),
+            Stop::Cancelled | Stop::OutOfMemory => Err(HostFault::Unavailable { reason: stop.to_string() }),
+        };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Ok(GuestError::FuelExhausted),
+        Some(trap) => Ok(GuestError::Trap { message: trap.to_string(), stderr: guest.stderr.text() }),
+        // No place in the pool, or no memory: this machine's trouble.
+        None => Err(unavailable(error)),
+    }
+}
+
+fn unavailable(error: &wasmtime::Error) -> HostFault {
+    HostFault::Unavailable { reason: clip(&format!("{error:#}"), MAX_DETAIL_BYTES) }
+}
+
+fn shutting_down() -> HostFault {
+    HostFault::Unavailable { reason: "the executor is shutting down".to_owned() }
+}
+
+/// An engine with pooled instances, or one without where the system does not give the address space.
+fn engine(config: &ExecutorConfig) -> wasmtime::Result<Engine> {
+    // A guest that was cancelled may hold its place for a moment longer.
+    let slots = u32::try_from(config.max_guests).unwrap_or(u32::MAX).saturating_add(2);
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_core_instances(slots)
+        .total_memories(slots)
+        .total_tables(slots.saturating_mul(4))
+        .max_tables_per_module(4)
+        .table_elements(MAX_TABLE_ENTRIES)
+        .linear_memory_keep_resident(KEPT_BYTES)
+        .table_keep_resident(KEPT_BYTES);
+    let mut pooled = base_config();
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&pooled).or_else(|error| {
+        tracing::debug!(%error, "no pool for guests, their memory is allocated on demand");
+        Engine::new(&base_config())
+    })
+}
+
+/// What every guest sees is the same on every machine: no threads, no relaxed operations, one form of NaN.
+fn base_config() -> Config {
+    let mut config = Config::new();
+    config
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .cranelift_nan_canonicalization(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .wasm_relaxed_simd(false)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .parallel_compilation(false)
+        .wasm_backtrace_max_frames(None);
+    config
+}

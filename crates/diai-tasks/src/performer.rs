@@ -1,0 +1,72 @@
+//! Runs a task here and signs what came of it: the same for others and for this agent itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use diai_identity::{Identity, Signed};
+
+use crate::{
+    Artifact, Artifacts, AttemptId, OutputFile, Produced, codec,
+    error::{GuestError, HostFault},
+    executor::{Admission, Executor, Job, RawOutput},
+    message::{MAX_INLINE_BYTES, RESULT_DOMAIN, TaskResult},
+    spec::raw_cid,
+};
+
+pub(crate) struct Performer {
+    pub(crate) executor: Executor,
+    artifacts: Arc<dyn Artifacts>,
+    identity: Identity,
+    inline_bytes: usize,
+}
+
+impl Performer {
+    pub(crate) fn new(
+        executor: Executor,
+        artifacts: Arc<dyn Artifacts>,
+        identity: Identity,
+        inline_bytes: usize,
+    ) -> Self {
+        Self { executor, artifacts, identity, inline_bytes: inline_bytes.min(MAX_INLINE_BYTES) }
+    }
+
+    /// Cancel-safe: dropping the future stops the task.
+    pub(crate) async fn perform(
+        &self,
+        job: Job,
+        attempt: AttemptId,
+        admission: Admission,
+    ) -> Result<Signed, HostFault> {
+        let task = job.task;
+        let ran = self.executor.execute(job, admission).await?;
+        let outcome: Result<Produced, GuestError> = match ran.outcome {
+            Ok(output) => Ok(self.keep(output).await?),
+            Err(error) => Err(error),
+        };
+        let result = TaskResult { task, attempt, outcome, usage: ran.usage };
+        Ok(self.identity.sign(RESULT_DOMAIN, codec::encode_result(&result)))
+    }
+
+    /// Short outputs go with the result, the others into the store.
+    async fn keep(&self, output: RawOutput) -> Result<Produced, HostFault> {
+        let mut room = self.inline_bytes;
+        let stdout = self.keep_one(output.stdout, &mut room).await?;
+        let mut files = Vec::with_capacity(output.files.len());
+        for (name, bytes) in output.files {
+            files.push(OutputFile { name, artifact: self.keep_one(bytes, &mut room).await? });
+        }
+        Ok(Produced { stdout, files })
+    }
+
+    async fn keep_one(&self, content: Bytes, room: &mut usize) -> Result<Artifact, HostFault> {
+        let bytes = content.len() as u64;
+        if let Some(rest) = room.checked_sub(content.len()) {
+            *room = rest;
+            return Ok(Artifact { cid: raw_cid(&content), bytes, inline: Some(content) });
+        }
+        match self.artifacts.put(content).await {
+            Ok(cid) => Ok(Artifact { cid, bytes, inline: None }),
+            Err(error) => Err(HostFault::Unavailable { reason: error.to_string() }),
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Agents that do not keep to the protocol: what they send is refused, they are cut off, and the others are served.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::{Group, Peer, guests};
+use diai_core::{AgentId, CallError, CallOptions, Calls, Refusal, Registration, Reply, Request, service_fn};
+use diai_identity::{Domain, Identity};
+use diai_tasks::{Config, RunEvent, TaskSpec};
+use futures::{StreamExt, future, stream};
+use prost::Message;
+
+const RESULT: Domain = Domain::new("diai/task-result/1");
+
+/// The messages as a stranger would write them down from the `.proto` file.
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Award {
+        #[prost(bytes = "vec", tag = "1")]
+        pub attempt: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub spec: Vec<u8>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Bid {
+        #[prost(uint32, tag = "5")]
+        pub free_slots: u32,
+        #[prost(bool, tag = "6")]
+        pub program_held: bool,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Part {
+        #[prost(message, optional, tag = "2")]
+        pub keep_alive: Option<Nothing>,
+        #[prost(bytes = "vec", optional, tag = "5")]
+        pub result: Option<Vec<u8>>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Nothing {}
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct TaskResult {
+        #[prost(bytes = "vec", tag = "1")]
+        pub task: Vec<u8>,
+        #[prost(bytes = "vec", tag = "2")]
+        pub attempt: Vec<u8>,
+        #[prost(message, optional, tag = "3")]
+        pub done: Option<Done>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Done {
+        #[prost(message, optional, tag = "1")]
+        pub stdout: Option<Artifact>,
+        #[prost(message, repeated, tag = "2")]
+        pub files: Vec<File>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct File {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(message, optional, tag = "2")]
+        pub artifact: Option<Artifact>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Artifact {
+        #[prost(bytes = "vec", tag = "1")]
+        pub cid: Vec<u8>,
+        #[prost(uint64, tag = "2")]
+        pub bytes: u64,
+        #[prost(bytes = "vec", optional, tag = "3")]
+        pub inline: Option<Vec<u8>>,
+    }
+}
+
+/// What a true worker would answer to an award.
+fn honest(award: &wire::Award) -> wire::TaskResult {
+    let stdout = wire::Artifact { cid: common::raw_cid(b"").to_bytes(), bytes: 0, inline: Some(vec![]) };
+    let done = wire::Done { stdout: Some(stdout), files: vec![] };
+    wire::TaskResult { task: common::raw_cid(&award.spec).to_bytes(), attempt: award.attempt.clone(), done: Some(done) }
+}
+
+fn result_part(signer: &Identity, domain: Domain, result: &wire::TaskResult) -> Bytes {
+    let signed = signer.sign(domain, result.encode_to_vec());
+    wire::Part { result: Some(signed.to_bytes().to_vec()), keep_alive: None }.encode_to_vec().into()
+}
+
+/// Bids better than anybody, and answers awards as `answer` says.
+fn lure(
+    peer: &Peer,
+    answer: impl Fn(wire::Award) -> Result<Reply, Refusal> + Send + Sync + 'static,
+) -> [Registration; 2] {
+    peer.directory.add(peer.agent);
+    let bid = service_fn(|_| async { Ok(wire::Bid { free_slots: 9, program_held: true }.encode_to_vec().into()) });
+    let run =
+        service_fn(move |request: Request| future::ready(answer(wire::Award::decode(request.body).expect("an award"))));
+    [peer.calls.register("diai.task.offer", bid).unwrap(), peer.calls.register("diai.task.run", run).unwrap()]
+}
+
+fn parts(parts: Vec<Bytes>) -> Result<Reply, Refusal> {
+    Ok(Reply::Parts(stream::iter(parts.into_iter().map(Ok)).boxed()))
+}
+
+/// Alice's task goes to Mallory first, who answers like that; Bob finishes it. Whether Mallory was cut off.
+fn deceived<F>(answer: impl FnOnce(Peer, Peer) -> F) -> bool
+where
+    F: Fn(wire::Award) -> Result<Reply, Refusal> + Send + Sync + 'static,
+{
+    let group = Group::new(30, 3);
+    let [alice, bob, mallory] = group.peers.clone().try_into().ok().unwrap();
+    let answer = answer(mallory.clone(), bob.clone());
+    group.sim.run(async move {
+        alice.world.network.connect(mallory.peer, vec![]).await.unwrap();
+        let _lure = lure(&mallory, answer);
+        let _worker = bob.start(Config::serving());
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        let mut handle = tasks.run(alice.program(guests::NOTHING));
+        let events: Vec<_> = handle.events().unwrap().collect().await;
+        assert_eq!(handle.await.map(|output| output.worker), Ok(bob.agent), "{events:?}");
+        let lost = |event: &RunEvent| matches!(event, RunEvent::WorkerLost { agent, .. } if *agent == mallory.agent);
+        assert!(events.iter().any(lost), "{events:?}");
+        alice.world.network.peer(mallory.peer).is_none()
+    })
+}
+
+#[test]
+fn the_counterfeit_differs_from_the_real_only_where_a_test_says_so() {
+    let group = Group::new(31, 2);
+    let [alice, mallory] = group.peers.clone().try_into().ok().unwrap();
+    group.sim.run(async move {
+        let identity = mallory.identity.clone();
+        let _worker = lure(&mallory, move |award| parts(vec![result_part(&identity, RESULT, &honest(&award))]));
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        assert_eq!(tasks.run(alice.program(guests::NOTHING)).await.unwrap().worker, mallory.agent);
+    });
+}
+
+#[test]
+fn a_result_signed_by_another_agent_is_not_believed() {
+    assert!(deceived(|_, bob| move |award| parts(vec![result_part(&bob.identity, RESULT, &honest(&award))])));
+}
+
+#[test]
+fn a_result_signed_for_another_purpose_is_not_believed() {
+    const OTHER: Domain = Domain::new("diai/agent-record/1");
+    assert!(deceived(|mallory, _| move |award| parts(vec![result_part(&mallory.identity, OTHER, &honest(&award))])));
+}
+
+#[test]
+fn a_result_of_another_attempt_is_not_believed() {
+    assert!(deceived(|mallory, _| move |award| {
+        let replayed = wire::TaskResult { attempt: vec![7; 16], ..honest(&award) };
+        parts(vec![result_part(&mallory.identity, RESULT, &replayed)])
+    }));
+}
+
+#[test]
+fn a_result_of_another_task_is_not_believed() {
+    assert!(deceived(|mallory, _| move |award| {
+        let other = wire::TaskResult { task: common::raw_cid(b"another").to_bytes(), ..honest(&award) };
+        parts(vec![result_part(&mallory.identity, RESULT, &other)])
+    }));
+}
+
+fn with_output(award: &wire::Award, artifact: wire::Artifact, name: &str) -> wire::TaskResult {
+    let mut result = honest(award);
+    result.done.as_mut().unwrap().files = vec![wire::File { name: name.into(), artifact: Some(artifact) }];
+    result
+}
+
+#[test]
+fn inline_content_that_does_not_hash_to_its_cid_is_not_believed() {
+    assert!(deceived(|mallory, _| move |award| {
+        let cid = common::raw_cid(b"truth").to_bytes();
+        let artifact = wire::Artifact { cid, bytes: 5, inline: Some(b"wrong".to_vec()) };
+        parts(vec![result_part(&mallory.identity, RESULT, &with_output(&award, artifact, "a"))])
+    }));
+}
+
+#[test]
+fn outputs_that_would_leave_their_folder_are_not_believed() {
+    for name in ["../a", "/a", "a//b", "a/../b", "a\\b", ""] {
+        assert!(deceived(|mallory, _| move |award| {
+            let cid = common::raw_cid(b"truth").to_bytes();
+            let artifact = wire::Artifact { cid, bytes: 5, inline: Some(b"truth".to_vec()) };
+            parts(vec![result_part(&mallory.identity, RESULT, &with_output(&award, artifact, name))])
+        }));
+    }
+}
+
+#[test]
+fn outputs_over_the_limit_of_the_task_are_not_fetched() {
+    assert!(!deceived(|mallory, _| move |award| {
+        let cid = common::raw_cid(b"a lot").to_bytes();
+        let artifact = wire::Artifact { cid, bytes: 1 << 50, inline: None };
+        parts(vec![result_part(&mallory.identity, RESULT, &with_output(&award, artifact, "a"))])
+    }));
+}
+
+#[test]
+fn a_worker_whose_outputs_cannot_be_had_has_not_done_the_task() {
+    assert!(!deceived(|mallory, _| move |award| {
+        let cid = common::raw_cid(b"never stored").to_bytes();
+        let artifact = wire::Artifact { cid, bytes: 12, inline: None };
+        parts(vec![result_part(&mallory.identity, RESULT, &with_output(&award, artifact, "a"))])
+    }));
+}
+
+#[test]
+fn parts_that_are_no_messages_cut_the_worker_off() {
+    assert!(deceived(|_, _| |_| parts(vec![Bytes::from_static(b"\xff\xff\xff")])));
+    assert!(deceived(|_, _| |_| parts(vec![Bytes::new()])));
+    assert!(deceived(|_, _| |_| parts(vec![Bytes::from(vec![0x2a; 2 << 20])])));
+}
+
+#[test]
+fn a_worker_that_says_nothing_or_ends_without_a_result_is_lost() {
+    assert!(!deceived(|_, _| |_| Ok(Reply::Parts(stream::pending().boxed()))));
+    assert!(!deceived(|_, _| |_| parts(vec![])));
+    let alive = || Bytes::from(wire::Part { keep_alive: Some(wire::Nothing {}), result: None }.encode_to_vec());
+    assert!(!deceived(|_, _| move |_| {
+        Ok(Reply::Parts(stream::iter([Ok(alive())]).chain(stream::pending()).boxed()))
+    }));
+}
+
+#[test]
+fn the_lease_is_three_seconds_of_silence() {
+    let group = Group::new(32, 2);
+    let [alice, mallory] = group.peers.clone().try_into().ok().unwrap();
+    group.sim.run(async move {
+        let _lure = lure(&mallory, |_| Ok(Reply::Parts(stream::pending().boxed())));
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        let began = alice.world.clock.now();
+        let error = tasks.run(alice.program(guests::NOTHING)).await.unwrap_err();
+        assert_eq!(error.code(), "no_worker");
+        assert_eq!(alice.world.clock.now().since(began), Duration::from_secs(3));
+    });
+}
+
+/// A worker, and Mallory's calls to it.
+fn attacked<R>(test: impl AsyncFnOnce(Peer, Peer) -> R) -> R {
+    let group = Group::new(33, 2);
+    let [bob, mallory] = group.peers.clone().try_into().ok().unwrap();
+    group.sim.run(async move {
+        bob.world.network.connect(mallory.peer, vec![]).await.unwrap();
+        let _worker = bob.start(Config::serving());
+        test(bob, mallory).await
+    })
+}
+
+async fn call(mallory: &Peer, to: AgentId, service: &str, body: Bytes) -> Result<Vec<Bytes>, CallError> {
+    let parts = mallory.calls.call_streaming(to, service, body, CallOptions::default()).await?;
+    parts.collect::<Vec<_>>().await.into_iter().collect()
+}
+
+#[test]
+fn offers_and_awards_that_are_no_messages_are_refused_and_cost_the_connection() {
+    let not_canonical = |spec: &[u8]| [spec, &[0x30, 0x00]].concat();
+    for service in ["diai.task.offer", "diai.task.run"] {
+        for broken in [vec![0xff; 64], vec![0x0a; 1 << 20], vec![], not_canonical(&[])] {
+            attacked(async |bob, mallory| {
+                let result = call(&mallory, bob.agent, service, broken.into()).await;
+                let refused = matches!(result, Err(CallError::Refused { refusal: Refusal::BadRequest { .. }, .. }));
+                assert!(refused, "{result:?}");
+                assert!(bob.world.network.peer(mallory.peer).is_none());
+            });
+        }
+    }
+}
+
+fn award(attempt: u8, spec: &[u8]) -> Bytes {
+    wire::Award { attempt: vec![attempt; 16], spec: spec.to_vec() }.encode_to_vec().into()
+}
+
+/// The canonical bytes of a task, as a requester sends them.
+async fn spec_bytes(bob: &Peer, mallory: &Peer, spec: TaskSpec) -> Vec<u8> {
+    let (sender, receiver) = futures::channel::oneshot::channel();
+    let sender = Arc::new(std::sync::Mutex::new(Some(sender)));
+    let catcher = lure(mallory, move |award| {
+        _ = sender.lock().unwrap().take().unwrap().send(award.spec);
+        Err(Refusal::UnknownService)
+    });
+    let tasks = bob.start(Config { allow_local: false, ..Config::default() });
+    _ = tasks.run_on(spec, vec![mallory.agent]).await;
+    drop(catcher);
+    receiver.await.unwrap()
+}
+
+#[test]
+fn the_same_attempt_again_gives_the_same_answer_and_runs_nothing() {
+    attacked(async |bob, mallory| {
+        let spec = spec_bytes(&bob, &mallory, bob.program(guests::ORACLE)).await;
+        let first = call(&mallory, bob.agent, "diai.task.run", award(1, &spec)).await.unwrap();
+        let again = call(&mallory, bob.agent, "diai.task.run", award(1, &spec)).await.unwrap();
+        let other = call(&mallory, bob.agent, "diai.task.run", award(2, &spec)).await.unwrap();
+        assert_eq!(first, again);
+        assert_ne!(first, other);
+    });
+}
+
+#[test]
+fn an_attempt_cannot_be_used_for_another_task() {
+    attacked(async |bob, mallory| {
+        let one = spec_bytes(&bob, &mallory, bob.program(guests::NOTHING)).await;
+        let two = spec_bytes(&bob, &mallory, bob.program(guests::NOTHING).nonce(2)).await;
+        call(&mallory, bob.agent, "diai.task.run", award(1, &one)).await.unwrap();
+        let error = call(&mallory, bob.agent, "diai.task.run", award(1, &two)).await.unwrap_err();
+        assert!(matches!(error, CallError::Refused { refusal: Refusal::BadRequest { .. }, .. }), "{error:?}");
+    });
+}

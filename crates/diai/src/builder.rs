@@ -1,0 +1,216 @@
+use std::{fmt, sync::Arc};
+
+use diai_core::{Refusal, Reply, Request, Service, World, service_fn};
+use diai_discovery::{AttributeValue, Attributes, CapabilityPath, Registration};
+use diai_identity::Identity;
+use diai_tasks::{NativeTask, Serving};
+
+use crate::{Agent, StartError, agent::Parts};
+
+#[cfg(feature = "libp2p")]
+use crate::Preset;
+
+/// What an [`Agent`] is to be. Made by [`Agent::builder`]; every setting has a default but the data folder.
+#[derive(Default)]
+pub struct AgentBuilder {
+    #[cfg(feature = "libp2p")]
+    network: NetworkSettings,
+    capabilities: Vec<String>,
+    attributes: Attributes,
+    pub(crate) services: Vec<(String, Arc<dyn Service>)>,
+    pub(crate) native_tasks: Vec<(String, Arc<dyn NativeTask>)>,
+    pub(crate) messaging: diai_messaging::Config,
+    pub(crate) discovery: diai_discovery::Config,
+    pub(crate) blocks: diai_blocks::BlocksConfig,
+    pub(crate) tasks: diai_tasks::Config,
+}
+
+#[cfg(feature = "libp2p")]
+#[derive(Default)]
+struct NetworkSettings {
+    data_dir: Option<std::path::PathBuf>,
+    passphrase: Option<String>,
+    preset: Preset,
+    listen: Vec<diai_core::Multiaddr>,
+    contacts: Vec<diai_core::Multiaddr>,
+    mdns: Option<bool>,
+}
+
+impl fmt::Debug for AgentBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentBuilder").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+impl AgentBuilder {
+    /// Something the agent can do, such as `modeling/3d/jewelry`; others find it by this path and by every ancestor.
+    pub fn capability(mut self, path: impl Into<String>) -> Self {
+        self.capabilities.push(path.into());
+        self
+    }
+
+    /// A fact about the agent that others see in its record, such as its price or region.
+    pub fn attribute(mut self, name: impl Into<String>, value: impl Into<AttributeValue>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+
+    /// Serves `name` to other agents. The handler runs on the session's task: hand heavy work to
+    /// [`diai_core::offload`].
+    pub fn service<F, R>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Reply, Refusal>> + Send + 'static,
+    {
+        self.services.push((name.into(), service_fn(handler)));
+        self
+    }
+
+    /// A task that is no WASM program: others run it by its name, through the same door, when tasks are served.
+    pub fn native_task(mut self, name: impl Into<String>, task: Arc<dyn NativeTask>) -> Self {
+        self.native_tasks.push((name.into(), task));
+        self
+    }
+
+    /// Whether to run other agents' tasks. Default no. Who may bring them, and how many run at a time, is in
+    /// [`AgentBuilder::tasks`].
+    pub fn serve_tasks(mut self, serve: bool) -> Self {
+        self.tasks.serve = serve.then(Serving::default);
+        self
+    }
+
+    /// The configuration of tasks.
+    pub fn tasks(mut self, config: diai_tasks::Config) -> Self {
+        self.tasks = config;
+        self
+    }
+
+    /// The configuration of messaging.
+    pub fn messaging(mut self, config: diai_messaging::Config) -> Self {
+        self.messaging = config;
+        self
+    }
+
+    /// The configuration of discovery.
+    pub fn discovery(mut self, config: diai_discovery::Config) -> Self {
+        self.discovery = config;
+        self
+    }
+
+    /// The configuration of the block store and its exchange.
+    pub fn blocks(mut self, config: diai_blocks::BlocksConfig) -> Self {
+        self.blocks = config;
+        self
+    }
+
+    pub(crate) fn registration(&self) -> Result<Registration, StartError> {
+        let parse = |text: &String| {
+            text.parse::<CapabilityPath>().map_err(|source| StartError::Capability { text: text.clone(), source })
+        };
+        let capabilities = self.capabilities.iter().map(parse).collect::<Result<_, _>>()?;
+        Ok(Registration { capabilities, attributes: self.attributes.clone() })
+    }
+
+    /// Starts the agent in a World that is there already: a simulation, or a libp2p swarm of your own.
+    ///
+    /// Cancel-safety: dropping the future stops what was started.
+    pub async fn start_in(self, world: World, identity: Identity) -> Result<Agent, StartError> {
+        Agent::start(self, Parts { world, identity, below: None }).await
+    }
+}
+
+#[cfg(feature = "libp2p")]
+mod over_libp2p {
+    use std::{path::PathBuf, sync::Arc, thread::available_parallelism};
+
+    use diai_core::{
+        Clock, Disk, Entropy, Multiaddr, offload as offload_to,
+        os::{FsDisk, OsClock, OsEntropy, ThreadPool},
+    };
+    use diai_identity::key_file::KeyFile;
+    use diai_net::Net;
+
+    use super::AgentBuilder;
+    use crate::{
+        Agent, Preset, StartError,
+        agent::{Below, Parts},
+    };
+
+    impl AgentBuilder {
+        /// The folder of the agent's keys, blocks and records; made if it is not there. One process at a time uses it.
+        pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+            self.network.data_dir = Some(path.into());
+            self
+        }
+
+        /// The passphrase of the key file. Without one the file is plain, readable by its owner only.
+        pub fn passphrase(mut self, passphrase: impl Into<String>) -> Self {
+            self.network.passphrase = Some(passphrase.into());
+            self
+        }
+
+        /// Where the agent lives. Default [`Preset::Lan`].
+        pub fn preset(mut self, preset: Preset) -> Self {
+            self.network.preset = preset;
+            self
+        }
+
+        /// An address to listen on, such as `/ip4/0.0.0.0/tcp/4001`; any named replaces those of the preset.
+        pub fn listen(mut self, addr: Multiaddr) -> Self {
+            self.network.listen.push(addr);
+            self
+        }
+
+        /// Somebody who is in the network already.
+        pub fn contact(mut self, addr: Multiaddr) -> Self {
+            self.network.contacts.push(addr);
+            self
+        }
+
+        /// Whether to find peers of the local network by multicast DNS. Default: as the preset says.
+        pub fn mdns(mut self, on: bool) -> Self {
+            self.network.mdns = Some(on);
+            self
+        }
+
+        /// Starts the agent over libp2p: opens the key file (or makes it), joins the network, and starts to register the
+        /// agent's capabilities. Needs a tokio runtime with IO and time enabled.
+        ///
+        /// Cancel-safety: dropping the future stops what was started.
+        pub async fn start(mut self) -> Result<Agent, StartError> {
+            let settings = std::mem::take(&mut self.network);
+            let path = settings.data_dir.clone().ok_or(StartError::NoDataDir)?;
+            let unusable = |source| StartError::DataDir { path: path.display().to_string(), source };
+            let disk: Arc<dyn Disk> = Arc::new(FsDisk::open(&path).map_err(unusable)?);
+            let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(OsClock::new()), Arc::new(OsEntropy));
+            let offload = Arc::new(ThreadPool::new(available_parallelism().map_or(2, usize::from).max(2)));
+            let key_file = {
+                let (disk, clock, entropy) = (disk.clone(), clock.clone(), entropy.clone());
+                let passphrase = settings.passphrase.clone();
+                // Argon2id takes a good part of a second: not on this thread.
+                let open = move || KeyFile::open_or_create(&*disk, &*clock, &*entropy, passphrase.as_deref());
+                offload_to(&*offload, open).await.map_err(|_| StartError::KeyFileTask)??
+            };
+            let identity = key_file.identity();
+            let parts = diai_net::Parts { clock, entropy, disk, offload };
+            let net = Net::start(identity.clone(), parts, settings.config()).await?;
+            let world = net.world();
+            let below = Some(Below { net, key_file });
+            let agent = Agent::start(self, Parts { world, identity, below }).await?;
+            agent.keep_certified();
+            Ok(agent)
+        }
+    }
+
+    impl super::NetworkSettings {
+        fn config(self) -> diai_net::Config {
+            let mut config = self.preset.config();
+            if !self.listen.is_empty() {
+                config.listen = self.listen;
+            }
+            config.contacts.extend(self.contacts);
+            config.mdns = self.mdns.unwrap_or(config.mdns);
+            config
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What one protocol needs of another, wired up.
+
+use std::{sync::Arc, time::Duration};
+
+use diai_blocks::{
+    Blocks, ContentError,
+    unixfs::{self, ImportOptions, ReadError},
+};
+use diai_core::{AgentId, BoxFuture, Bytes, Cid, Clock};
+use diai_discovery::{Discovery, FindOptions, Found};
+use diai_messaging::{Device, Locate};
+use diai_tasks::{ArtifactError, Artifacts, Candidates};
+use futures::StreamExt;
+
+/// How long to look for an agent that is called and not connected.
+const LOCATE_WITHIN: Duration = Duration::from_secs(5);
+/// How long to look for workers.
+const CANDIDATES_WITHIN: Duration = Duration::from_secs(1);
+/// How long to look for a program, an input or an output, if the task does not end the search before.
+const GET_WITHIN: Duration = Duration::from_secs(60);
+const MAX_CANDIDATES: usize = 32;
+/// Enough workers to choose from: the lookup need not go on.
+const ENOUGH_CANDIDATES: usize = 8;
+
+/// Messaging asks discovery where an agent is.
+pub(crate) struct ByDiscovery(pub(crate) Discovery);
+
+impl Locate for ByDiscovery {
+    fn locate(&self, agent: AgentId) -> BoxFuture<'static, Vec<Device>> {
+        let discovery = self.0.clone();
+        Box::pin(async move {
+            let found = discovery.find_devices(agent, FindOptions::within(LOCATE_WITHIN).enough(1));
+            let device = |found: Found| Device { peer: found.peer(), addrs: found.record.record().addrs.clone() };
+            found.map(device).collect().await
+        })
+    }
+}
+
+impl Candidates for ByDiscovery {
+    fn find(&self, capability: &str) -> BoxFuture<'static, Vec<AgentId>> {
+        let (discovery, path) = (self.0.clone(), capability.parse());
+        Box::pin(async move {
+            let Ok(path) = path else { return Vec::new() };
+            let options = FindOptions::within(CANDIDATES_WITHIN).limit(MAX_CANDIDATES).enough(ENOUGH_CANDIDATES);
+            let mut agents: Vec<AgentId> = Vec::new();
+            let mut found = discovery.find(&path, options);
+            while let Some(found) = found.next().await {
+                if !agents.contains(&found.agent()) {
+                    agents.push(found.agent());
+                }
+            }
+            agents
+        })
+    }
+}
+
+/// Tasks keep programs, inputs and outputs in the block store. Outputs are durable but not pinned: a collection takes
+/// them when nobody wants them any more.
+pub(crate) struct InBlocks {
+    blocks: Blocks,
+    clock: Arc<dyn Clock>,
+}
+
+impl InBlocks {
+    pub(crate) fn new(blocks: Blocks, clock: Arc<dyn Clock>) -> Self {
+        Self { blocks, clock }
+    }
+}
+
+impl Artifacts for InBlocks {
+    fn get(&self, cid: Cid, max_bytes: u64) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
+        let (blocks, deadline) = (self.blocks.clone(), self.clock.now() + GET_WITHIN);
+        Box::pin(async move {
+            let failed = |error| match error {
+                ContentError::Read(ReadError::OverLimit { .. }) => ArtifactError::TooLarge { cid, max_bytes },
+                ContentError::Fetch(error) => ArtifactError::NotFound { cid, asked: error.to_string() },
+                other => ArtifactError::Store { reason: other.to_string() },
+            };
+            blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from).map_err(failed)
+        })
+    }
+
+    fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
+        let blocks = self.blocks.clone();
+        Box::pin(async move {
+            let failed = |error: &dyn std::error::Error| ArtifactError::Store { reason: error.to_string() };
+            let imported = unixfs::import_reader(blocks.store(), &bytes[..], &ImportOptions::default()).await;
+            let root = imported.map_err(|error| failed(&error))?.root();
+            blocks.flush().await.map_err(|error| failed(&error))?;
+            Ok(root)
+        })
+    }
+
+    fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {
+        let blocks = self.blocks.clone();
+        Box::pin(async move {
+            if !blocks.has(&cid) {
+                return None;
+            }
+            unixfs::stat(blocks.store(), cid).await.ok().map(|stat| stat.bytes)
+        })
+    }
+}

@@ -1,0 +1,34 @@
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use diai::Multiaddr;
+
+/// A diAI agent, driven by commands on standard input (`help` lists them).
+#[derive(Debug, Parser)]
+#[command(name = "agent", after_help = "The key file's passphrase comes from DIAI_PASSPHRASE, or from a prompt on a terminal.")]
+pub(crate) struct Args {
+    /// The folder of the agent's keys, blocks and records
+    #[arg(long, value_name = "DIR", default_value = "./diai-agent")]
+    pub(crate) data_dir: PathBuf,
+    /// An address to listen on, such as /ip4/0.0.0.0/tcp/4001 (repeatable; default: any port, TCP and QUIC)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<Multiaddr>,
+    /// An agent that is in the network already (repeatable)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) peer: Vec<Multiaddr>,
+    /// Something this agent can do, such as modeling/3d/jewelry (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) capability: Vec<String>,
+    /// Whether to find peers of the local network by multicast DNS
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) mdns: Switch,
+    /// Print JSON, one object per line: answers to commands in order, and events
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
