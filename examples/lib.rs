@@ -1,5 +1,8 @@
 //! What the examples share: logs, scratch folders, and agents on loopback.
 
+pub mod collaborative_prototyping;
+pub mod guests;
+
 use std::path::Path;
 
 use diai::{Agent, AgentBuilder, Preset};

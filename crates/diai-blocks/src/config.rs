@@ -73,7 +73,13 @@ pub struct ServerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { max_wants_per_peer: 1024, batch_bytes: 4 << 20, batches_per_peer: 2, batches: 16, max_streams_per_peer: 64 }
+        Self {
+            max_wants_per_peer: 1024,
+            batch_bytes: 4 << 20,
+            batches_per_peer: 2,
+            batches: 16,
+            max_streams_per_peer: 64,
+        }
     }
 }
 

@@ -12,9 +12,7 @@ use diai_core::{Instant, PeerId, RecordKey, World};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
-use crate::{
-    BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, unixfs::ReadError,
-};
+use crate::{BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, unixfs::ReadError};
 
 /// The key under which providers of `cid` are announced and looked up: the same for every CID with this hash. `None`
 /// for digests over 200 bytes, which nobody uses.

@@ -268,7 +268,13 @@ impl Blocks {
     /// replaced. Returns the bytes of content.
     ///
     /// Cancel-safety: dropping the future stops it; what was written until then stays.
-    pub async fn export(&self, cid: Cid, disk: Arc<dyn Disk>, path: &str, deadline: Instant) -> Result<u64, ContentError> {
+    pub async fn export(
+        &self,
+        cid: Cid,
+        disk: Arc<dyn Disk>,
+        path: &str,
+        deadline: Instant,
+    ) -> Result<u64, ContentError> {
         let _guard = self.store().guard_root(cid);
         self.fetch(cid, &FetchOptions::until(deadline)).await?;
         let options = ExportOptions::default();
@@ -293,6 +299,11 @@ impl Blocks {
         let _guard = self.store().guard_root(cid);
         self.fetch(cid, &options).await?;
         Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
+    }
+
+    /// Whether the content under `cid`, whose root must be here, has the form of sealed content. Cancel-safe.
+    pub async fn is_sealed(&self, cid: Cid) -> Result<bool, ContentError> {
+        Ok(sealed::is_sealed(self.store(), cid).await?)
     }
 
     /// Fetches sealed content and writes it below `path` of `disk`, in constant memory. Returns the bytes written.
@@ -435,7 +446,7 @@ fn with_nodes(max_bytes: u64) -> u64 {
     max_bytes.saturating_add(max_bytes / 8).saturating_add(4 << 20)
 }
 
-/// The root of a pin that is announced: added content and workspaces' folders.
+/// The root of a pin that is announced; workspaces announce their folders themselves.
 fn announced(pin: &Pin) -> Option<Cid> {
-    (pin.name.starts_with("add/") || pin.name.ends_with("/root")).then_some(pin.root)
+    pin.name.starts_with("add/").then_some(pin.root)
 }

@@ -7,6 +7,10 @@
 //!   killed at any moment reopens with everything that was flushed.
 //! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is reported and set aside.
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
+//! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
+//!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
+//! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
+//!   who were granted the key; a CID and one's own key suffice.
 //!
 //! # Limits
 //! | what | limit |
@@ -16,6 +20,11 @@
 //! | links of a dag-pb node | [`dag_pb::MAX_LINKS`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
 //! | bytes of a store | [`StoreConfig::quota_bytes`] |
+//! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
+//! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
+//! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
+//! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
+//! | members, entries and bytes of a workspace | [`config::WorkspaceConfig`] |
 //!
 //! # Example
 //! ```
@@ -34,7 +43,7 @@
 //!
 //! # Reading order
 //! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`unixfs`],
-//! [`Pins`]; then the exchange of blocks and what stands on it.
+//! [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -57,11 +66,11 @@ pub mod workspace;
 pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard};
 pub use cid::Cid;
+pub use config::BlocksConfig;
 pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
+pub use fetch::{FetchError, FetchOptions};
+pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
 pub use pins::{Collected, Pin, Pins};
 pub use source::{BlockSource, SourceError};
 pub use store::{MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
-pub use config::BlocksConfig;
-pub use fetch::{FetchError, FetchOptions};
-pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
 pub use workspace::{Workspace, WorkspaceEvent};

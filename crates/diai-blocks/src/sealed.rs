@@ -42,6 +42,7 @@ pub use error::{OpenError, SealError};
 pub(crate) use manifest::check_path;
 pub use manifest::{Manifest, ManifestEntry};
 pub use open::{SealedReader, open};
+pub(crate) use seal::seal_to;
 pub use seal::{Sealed, Source, seal};
 
 /// Grants of one sealed content, fill-ups included.
@@ -60,4 +61,23 @@ fn grant_info(agent: diai_core::AgentId, content: &cid::Cid) -> Vec<u8> {
     info.extend_from_slice(agent.as_bytes());
     info.extend_from_slice(&content.to_bytes());
     info
+}
+
+/// Whether `cid` has the form of sealed content: a folder of one `content` and its grants. Reads one block.
+pub async fn is_sealed(source: &dyn crate::BlockSource, cid: crate::Cid) -> Result<bool, crate::unixfs::ReadError> {
+    if crate::unixfs::stat(source, cid).await?.kind != crate::unixfs::Kind::Folder {
+        return Ok(false);
+    }
+    // One more than there can be: a folder with other entries beside these is none.
+    let entries = match crate::unixfs::entries(source, cid, MAX_GRANTS + 2).await {
+        Err(crate::unixfs::ReadError::OverLimit { .. }) => return Ok(false),
+        entries => entries?,
+    };
+    let grants = entries.iter().filter(|entry| {
+        entry
+            .name
+            .strip_prefix('g')
+            .is_some_and(|number| number.len() == 3 && number.bytes().all(|byte| byte.is_ascii_digit()))
+    });
+    Ok(entries.iter().any(|entry| entry.name == "content") && grants.count() + 1 == entries.len() && entries.len() > 1)
 }

@@ -42,9 +42,9 @@ mod workspaces;
 pub use codec::{Entry, Head, WorkspaceId};
 pub use error::{JoinError, WorkspaceError};
 pub use heads::{HeadError, HeadSet, Merged, SignedHead};
+pub(crate) use shell::Parts;
 pub use shell::Workspace;
 pub use state::{WorkspaceEntry, WorkspaceEvent};
-pub(crate) use shell::Parts;
 pub(crate) use workspaces::{StartWorkspacesError, Workspaces};
 
 /// The service by which heads spread.

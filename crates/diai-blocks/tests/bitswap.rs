@@ -1,5 +1,7 @@
 //! The bytes of Bitswap, and its machines driven by hand.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use bytes::Bytes;
 use cid::Cid;
 use diai_blocks::{
@@ -65,8 +67,10 @@ fn older_peers_are_told_only_what_they_understand() {
 #[test]
 fn a_cidv0_prefix_is_four_varints_and_its_block_is_found_again() {
     let cid = Cid::try_from("QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n").unwrap();
-    let message =
-        Message { payload: vec![Payload { prefix: Prefix::of(&cid), data: Bytes::from_static(&[0x0a, 2, 8, 1]) }], ..Message::default() };
+    let message = Message {
+        payload: vec![Payload { prefix: Prefix::of(&cid), data: Bytes::from_static(&[0x0a, 2, 8, 1]) }],
+        ..Message::default()
+    };
     let bytes = frame(&message, Version::V1_2);
     assert!(bytes.windows(6).any(|window| window == [0x0a, 4, 0x00, 0x70, 0x12, 0x20]));
     let payload = &decode(&bytes).unwrap().payload[0];
@@ -259,10 +263,13 @@ fn a_peer_is_given_no_more_than_its_window_and_sessions_that_end_cancel() {
     let cids: Vec<_> = (0..100).map(|number| block(&number.to_string()).cid).collect();
     hand.say(ClientInput::Want { session: 1, cids: cids.clone() });
     let sent = |outputs: &[ClientOutput], cancel| {
-        outputs.iter().map(|output| match output {
-            ClientOutput::Send { wants, .. } => wants.iter().filter(|want| want.cancel == cancel).count(),
-            _ => 0,
-        }).sum::<usize>()
+        outputs
+            .iter()
+            .map(|output| match output {
+                ClientOutput::Send { wants, .. } => wants.iter().filter(|want| want.cancel == cancel).count(),
+                _ => 0,
+            })
+            .sum::<usize>()
     };
     // The first goes alone until the peer has proved itself; the others wait for it or for its want-have.
     let first = sent(&hand.outputs(), false);
@@ -291,8 +298,11 @@ fn the_server_always_answers_dont_have_when_asked_and_pushes_later() {
     assert_eq!(server.poll_output(), Some(answer));
     server.handle(ServerInput::Sent { peer: peer(1), blocks: 0, bytes: 0 });
     server.handle(ServerInput::Added(vec![a, b]));
-    let pushed =
-        ServerOutput::Send { peer: peer(1), blocks: vec![(a, false)], presences: vec![Presence { cid: b, have: true }] };
+    let pushed = ServerOutput::Send {
+        peer: peer(1),
+        blocks: vec![(a, false)],
+        presences: vec![Presence { cid: b, have: true }],
+    };
     assert_eq!(server.poll_output(), Some(pushed));
     assert_eq!(server.poll_output(), None);
 }
@@ -301,7 +311,8 @@ fn the_server_always_answers_dont_have_when_asked_and_pushes_later() {
 fn a_peer_that_asks_for_a_lot_delays_only_itself() {
     let mut server = ServerMachine::new(ServerConfig { batches: 3, ..ServerConfig::default() });
     let cids: Vec<_> = (0..1000).map(|number| block(&number.to_string()).cid).collect();
-    let wants = |range: std::ops::Range<usize>| cids[range].iter().map(|cid| (want(*cid, WantKind::Block), true)).collect();
+    let wants =
+        |range: std::ops::Range<usize>| cids[range].iter().map(|cid| (want(*cid, WantKind::Block), true)).collect();
     server.handle(ServerInput::Wants { peer: peer(1), full: false, wants: wants(0..1000) });
     let to = |output| match output {
         Some(ServerOutput::Send { peer, .. }) => Some(peer),

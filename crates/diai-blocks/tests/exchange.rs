@@ -1,5 +1,7 @@
 //! Agents that exchange blocks over the in-memory World.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use bytes::Bytes;

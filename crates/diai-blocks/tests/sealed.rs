@@ -1,5 +1,7 @@
 //! Sealed content: who can open it, and what happens to it on its way.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use std::sync::Arc;
@@ -73,7 +75,9 @@ fn a_bystander_finds_neither_name_nor_content_in_any_block() {
             let cid = cid::Cid::new_v1(RAW, stored.hash);
             let block = eve.blocks.store().get(&cid).await.unwrap().unwrap();
             seen += 1;
-            for needle in [&b"budget"[..], b"thousand", alice.agent().as_bytes(), alice.identity.encryption_key().as_bytes()] {
+            for needle in
+                [&b"budget"[..], b"thousand", alice.agent().as_bytes(), alice.identity.encryption_key().as_bytes()]
+            {
                 assert!(block.windows(needle.len()).all(|window| window != needle), "a block tells something");
             }
         }
@@ -145,7 +149,8 @@ fn content_that_its_maker_tampered_with_is_an_error_that_says_where() {
         info.extend_from_slice(&content.cid.to_bytes());
         let grant = alice.identity.encryption_key().seal(&*alice.world.entropy, &info, &[7; 32]);
         let grant = Block::new(RAW, grant).unwrap();
-        let link = |block: &Block, name: &str| Link { cid: block.cid, name: name.into(), tsize: block.data.len() as u64 };
+        let link =
+            |block: &Block, name: &str| Link { cid: block.cid, name: name.into(), tsize: block.data.len() as u64 };
         let links = vec![link(&content, "content"), link(&grant, "g000")];
         let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap();
         alice.blocks.store().put_many(vec![content, grant]).await.unwrap();
@@ -176,7 +181,8 @@ fn a_folder_on_disk_is_sealed_with_its_empty_folders_and_without_hidden_files() 
     sim.clone().run(async move {
         let alice = Agent::start(&sim, 1).await;
         let disk = alice.world.disk.clone();
-        let write = |path: &str, bytes: &[u8]| disk.open(path, OpenMode::CreateNew).unwrap().write_at(0, bytes).unwrap();
+        let write =
+            |path: &str, bytes: &[u8]| disk.open(path, OpenMode::CreateNew).unwrap().write_at(0, bytes).unwrap();
         disk.create_folder("in/deep/empty").unwrap();
         write("in/big", &noise(1, 2 * CHUNK_BYTES));
         write("in/deep/small", b"small");

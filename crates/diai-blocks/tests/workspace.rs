@@ -1,5 +1,7 @@
 //! Workspaces of several agents.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod common;
 
 use bytes::Bytes;

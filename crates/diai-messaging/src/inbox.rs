@@ -151,6 +151,10 @@ impl Handle {
         std::mem::swap(&mut state.commands, commands);
     }
 
+    pub(crate) fn has_commands(&self) -> bool {
+        !lock(&self.state).commands.is_empty()
+    }
+
     /// Takes no more; what still waited is returned.
     pub(crate) fn close(&self) -> Vec<Command> {
         let mut state = lock(&self.state);

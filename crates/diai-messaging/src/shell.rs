@@ -38,6 +38,9 @@ const WRITE_BYTES: usize = 2 * MAX_FRAME_BYTES;
 const KEPT_BYTES: usize = 16 * 1024;
 /// With so many control frames waiting, nothing is read from the peer. An honest one never gets there.
 const MAX_CONTROL_FRAMES: usize = 8192;
+/// With so many calls open or just answered, a first new one waits a turn of the scheduler for the others that are about to come: callers
+/// that were answered together ask together, and their frames leave in one write.
+const GATHER_CALLS: usize = 4;
 /// Rounds in one wake-up; then others get their turn.
 const MAX_ROUNDS: usize = 16;
 
@@ -80,6 +83,7 @@ struct SessionTask {
     read: ReadBuffer,
     write: WriteBuffer,
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
+    gathered: bool,
 }
 
 struct ReadBuffer {
@@ -116,6 +120,7 @@ pub(crate) async fn run(shared: Arc<Shared>, start: Start) {
         read: ReadBuffer { bytes: vec![0; READ_BYTES], start: 0, end: 0 },
         write: WriteBuffer::default(),
         timer: None,
+        gathered: false,
     };
     let end = poll_fn(|cx| task.poll(cx)).await;
     task.finish(end);
@@ -124,6 +129,12 @@ pub(crate) async fn run(shared: Arc<Shared>, start: Start) {
 impl SessionTask {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.handle.waker.register(cx.waker());
+        if !self.gathered && self.waiting.len() + self.ended_calls >= GATHER_CALLS && self.handle.has_commands() {
+            self.gathered = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.gathered = false;
         match self.poll_rounds(cx) {
             Ok(poll) => poll,
             Err(end) => Poll::Ready(end),

@@ -19,6 +19,9 @@ pub struct Config {
     /// How long a connection that nobody uses stays. Default 60 s. Used by [`Net`](crate::Net) only; a swarm of your
     /// own has its own setting.
     pub idle_timeout: Duration,
+    /// How long a dialled peer has to answer over QUIC, which cannot tell silence from absence: that long a lookup waits
+    /// for a device that died. Default 5 s; test and lan 3 s. Used by [`Net`](crate::Net) only.
+    pub handshake_timeout: Duration,
     /// Caps on peers and streams.
     pub limits: Limits,
     /// Caps and times of the DHT.
@@ -128,6 +131,7 @@ impl Config {
             listen: addrs(&["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"]),
             mdns: false,
             kad_server: true,
+            handshake_timeout: Duration::from_secs(3),
             dht: DhtConfig { query_timeout: Duration::from_secs(10), ..DhtConfig::default() },
             ..Self::internet()
         }
@@ -135,7 +139,7 @@ impl Config {
 
     /// All interfaces, multicast DNS, serving the DHT: every device can reach every other.
     pub fn lan() -> Self {
-        Self { mdns: true, kad_server: true, ..Self::internet() }
+        Self { mdns: true, kad_server: true, handshake_timeout: Duration::from_secs(3), ..Self::internet() }
     }
 
     /// All interfaces; serves the DHT once an external address was confirmed.
@@ -146,6 +150,7 @@ impl Config {
             mdns: false,
             kad_server: false,
             idle_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(5),
             limits: Limits::default(),
             dht: DhtConfig::default(),
         }

@@ -64,6 +64,8 @@ impl Hello {
 pub(crate) enum HelloError {
     #[error("it showed none in time")]
     Timeout,
+    #[error("it does not speak /diai/hello/1")]
+    Unspoken,
     #[error("it hung up during the hello ({0})")]
     Stream(#[from] io::Error),
     #[error("its hello is malformed: {0}")]

@@ -21,7 +21,10 @@ pub(crate) fn swarm<B: NetworkBehaviour>(
         // TLS first: it can use AES where the CPU can, and post-quantum key exchange.
         .with_tcp(tcp::Config::default(), (tls::Config::new, noise::Config::new), yamux)
         .map_err(|error| key(&error))?
-        .with_quic()
+        .with_quic_config(|mut quic| {
+            quic.handshake_timeout = config.handshake_timeout;
+            quic
+        })
         .with_dns()
         .map_err(|error| StartError::Dns { reason: error.to_string() })?
         .with_behaviour(|_| behaviour)

@@ -7,7 +7,7 @@ mod common;
 use std::{collections::BTreeSet, sync::Arc};
 
 use common::{Anything, Folder, Node, Numbered, event, key, record, within};
-use diai_core::{DhtError, PeerEvent, PeerId};
+use diai_core::{DhtError, InvalidRecord, PeerEvent, PeerId, RecordKey, RecordMeta, RecordValidator, WallTime};
 use diai_net::Config;
 use futures::{StreamExt, TryStreamExt};
 
@@ -30,6 +30,10 @@ async fn ring(count: usize) -> Vec<Node> {
             .await;
         }
         nodes.push(node);
+    }
+    // All have met once the lookup of each names all others.
+    for node in &nodes {
+        within(async { while node.world.dht.closest(key("")).await.unwrap().len() < count - 1 {} }).await;
     }
     nodes
 }
@@ -113,18 +117,27 @@ async fn what_was_announced_alone_is_announced_to_whoever_comes_later() {
     within(early.world.dht.put(key("k"), record(1, "early"))).await.unwrap();
     within(early.world.dht.provide(key("p"))).await.unwrap();
     let late = Node::start(Config::test()).await;
-    late.world.dht.register_validator("test", Arc::new(Numbered));
+    let (sender, mut asked) = tokio::sync::mpsc::channel(8);
+    late.world.dht.register_validator("test", Arc::new(Noticing(sender)));
     late.meet(&early).await;
-    let both_held = async {
-        // The first batch is what the node holds itself; without it the first is what it was told.
-        while providers(&late, "p").await.is_empty() {}
-    };
-    within(both_held).await;
+    // It asked nobody for a record, so it was sent one.
+    within(asked.recv()).await.unwrap();
     let peer = early.peer();
+    within(async { while !providers(&late, "p").await.contains(&peer) {} }).await;
     let mut events = late.world.network.events();
-    within(async { while within(late.world.dht.get(key("k"))).await != Ok(Some(record(1, "early"))) {} }).await;
     within(early.net.shutdown()).await.unwrap();
     event(&mut events, |event| (event == PeerEvent::Disconnected(peer)).then_some(())).await;
+    within(async { while late.world.dht.get(key("k")).await != Ok(Some(record(1, "early"))) {} }).await;
+}
+
+/// Tells when it is asked.
+struct Noticing(tokio::sync::mpsc::Sender<()>);
+
+impl RecordValidator for Noticing {
+    fn validate(&self, key: &RecordKey, value: &[u8], now: WallTime) -> Result<RecordMeta, InvalidRecord> {
+        let _ = self.0.try_send(());
+        Numbered.validate(key, value, now)
+    }
 }
 
 #[tokio::test]
@@ -145,10 +158,6 @@ async fn when_the_contact_dies_the_others_still_find_each_other() {
     let mut nodes = ring(4).await;
     within(nodes[1].world.dht.put(key("k"), record(1, "x"))).await.unwrap();
     within(nodes[2].world.dht.provide(key("p"))).await.unwrap();
-    // All have met once the lookup of each one's neighbours names the others.
-    for node in &nodes {
-        within(async { while node.world.dht.closest(key("k")).await.unwrap().len() < 3 {} }).await;
-    }
     let contact = nodes.remove(0);
     // Not a farewell: its task ends at once.
     drop(contact);

@@ -31,10 +31,9 @@ fn swarm<B: NetworkBehaviour>(keypair: Keypair, behaviour: B) -> Swarm<B> {
         .build()
 }
 
-fn run<B: NetworkBehaviour>(tasks: &mut tokio::task::JoinSet<()>, mut swarm: Swarm<B>)
+fn run<B>(tasks: &mut tokio::task::JoinSet<()>, mut swarm: Swarm<B>)
 where
-    B: Send,
-    B::ToSwarm: Send,
+    B: NetworkBehaviour<ToSwarm: Send> + Send,
 {
     tasks.spawn(async move {
         loop {

@@ -70,6 +70,9 @@ impl<'a> Attempt<'a> {
                 Some(report) = reports.recv() => self.report(report),
             }
         };
+        while let Ok(report) = reports.try_recv() {
+            self.report(report);
+        }
         match ended {
             Ok(signed) => self.conclude(signed).await,
             Err(fault) => Ended::Missed(miss(fault)),

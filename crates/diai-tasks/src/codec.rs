@@ -324,7 +324,8 @@ pub(crate) fn decode_result(bytes: Bytes) -> Result<TaskResult, DecodeError> {
     };
     let usage = message.usage.unwrap_or_default();
     Ok(TaskResult {
-        task: TaskId::from_cid(decode_cid(&message.task, "Result", "task")?),
+        task: TaskId::from_cid(&decode_cid(&message.task, "Result", "task")?)
+            .ok_or_else(|| invalid("Result", "task"))?,
         attempt: decode_attempt(&message.attempt, "Result")?,
         outcome,
         usage: Usage { fuel: usage.fuel, bytes_in: usage.bytes_in, bytes_out: usage.bytes_out, wall_ms: usage.wall_ms },

@@ -33,7 +33,7 @@ fn results() -> Vec<TaskResult> {
     let inline = Artifact { cid: raw_cid(b"hi"), bytes: 2, inline: Some(Bytes::from_static(b"hi")) };
     let stored = Artifact { cid: cid(), bytes: 7, inline: None };
     let files = vec![
-        OutputFile { name: "a".into(), artifact: stored.clone() },
+        OutputFile { name: "a".into(), artifact: stored },
         OutputFile { name: "a/b.txt".into(), artifact: inline.clone() },
     ];
     let failures = [

@@ -174,7 +174,7 @@ pub enum RunError {
         /// Which task.
         task: TaskId,
         /// What was looked for.
-        cid: Cid,
+        cid: Box<Cid>,
         /// Who was asked, in words.
         asked: String,
     },

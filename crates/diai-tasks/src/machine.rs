@@ -113,7 +113,7 @@ impl Search {
             _ => None,
         });
         if let Some(cid) = not_found {
-            return RunError::NotFound { task, cid, asked: tried };
+            return RunError::NotFound { task, cid: Box::new(cid), asked: tried };
         }
         if self.failed() == 0 {
             if !self.busy.is_empty() {

@@ -22,40 +22,45 @@ pub const MAX_CAPABILITY_BYTES: usize = 128;
 const RAW: u64 = 0x55;
 const SHA2_256: u64 = 0x12;
 
+fn cid_of_digest(digest: &[u8; 32]) -> Cid {
+    Cid::new_v1(RAW, Multihash::wrap(SHA2_256, digest).expect("32 bytes fit a multihash"))
+}
+
 /// The CID (version 1, raw, sha2-256) of `bytes` as one block.
 pub(crate) fn raw_cid(bytes: &[u8]) -> Cid {
-    let hash = Multihash::wrap(SHA2_256, &Sha256::digest(bytes)).expect("32 bytes fit a multihash");
-    Cid::new_v1(RAW, hash)
+    cid_of_digest(&Sha256::digest(bytes).into())
 }
 
 /// Which task: the CID of its canonical encoding. Equal tasks have equal ids, whoever asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId(Cid);
+pub struct TaskId([u8; 32]);
 
 impl TaskId {
     pub(crate) fn of(canonical: &[u8]) -> Self {
-        Self(raw_cid(canonical))
+        Self(Sha256::digest(canonical).into())
     }
 
-    pub(crate) fn from_cid(cid: Cid) -> Self {
-        Self(cid)
+    /// The task that `cid` names, if it is of the kind that names tasks.
+    pub fn from_cid(cid: &Cid) -> Option<Self> {
+        let digest = cid.hash().digest().try_into().ok()?;
+        (cid_of_digest(&digest) == *cid).then_some(Self(digest))
     }
 
-    /// The id as a CID: its block, if anybody keeps it, is the encoded task.
-    pub const fn cid(&self) -> Cid {
-        self.0
+    /// The id as a CID (version 1, raw, sha2-256): its block, if anybody keeps it, is the encoded task.
+    pub fn cid(&self) -> Cid {
+        cid_of_digest(&self.0)
     }
 }
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.cid(), f)
     }
 }
 
 impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(&self.cid(), f)
     }
 }
 

@@ -126,6 +126,7 @@ impl Worker {
         };
         let parts = Parts {
             run: Some(run),
+            last: None,
             reports,
             next_alive: self.world.clock.sleep_until(self.world.clock.now() + ACCEPT_AFTER),
             clock: self.world.clock.clone(),
@@ -208,6 +209,8 @@ async fn wait(mut answer: watch::Receiver<Option<Bytes>>) -> Bytes {
 struct Parts {
     /// Gives the last part.
     run: Option<BoxFuture<'static, Bytes>>,
+    /// The last part, while reports from before it are still to be sent.
+    last: Option<Bytes>,
     reports: Option<mpsc::Receiver<Interim>>,
     next_alive: BoxFuture<'static, ()>,
     clock: Arc<dyn Clock>,
@@ -217,31 +220,39 @@ struct Parts {
 
 impl Parts {
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        let run = self.run.as_mut()?;
-        let reports = self.reports.as_mut();
-        let report = async {
-            match reports {
-                Some(reports) => reports.recv().await,
-                None => None,
-            }
-        };
-        let part = tokio::select! {
-            biased;
-            last = run => {
-                self.run = None;
-                return Some((last, self));
-            }
-            Some(report) = report => match report {
-                Interim::Progress(progress) => Part::Progress(progress),
-                Interim::Partial(part) => Part::Partial(part),
+        let part = match &mut self.run {
+            None => None,
+            Some(run) => tokio::select! {
+                biased;
+                last = run => {
+                    self.run = None;
+                    self.last = Some(last);
+                    None
+                }
+                Some(report) = next_report(&mut self.reports) => Some(report_part(report)),
+                () = &mut self.next_alive => {
+                    Some(if self.accepted { Part::KeepAlive } else { Part::Accepted })
+                }
             },
-            () = &mut self.next_alive => {
-                if self.accepted { Part::KeepAlive } else { Part::Accepted }
-            }
+        };
+        let waiting = || self.reports.as_mut().and_then(|reports| reports.try_recv().ok()).map(report_part);
+        let Some(part) = part.or_else(waiting) else {
+            return self.last.take().map(|last| (last, self));
         };
         self.accepted = true;
         // Whatever was sent is a sign of life.
         self.next_alive = self.clock.sleep_until(self.clock.now() + self.keep_alive);
         Some((codec::encode_part(&part), self))
+    }
+}
+
+async fn next_report(reports: &mut Option<mpsc::Receiver<Interim>>) -> Option<Interim> {
+    reports.as_mut()?.recv().await
+}
+
+fn report_part(report: Interim) -> Part {
+    match report {
+        Interim::Progress(progress) => Part::Progress(progress),
+        Interim::Partial(part) => Part::Partial(part),
     }
 }

@@ -1,5 +1,7 @@
 //! Agents that do not keep to the protocol: what they send is refused, they are cut off, and the others are served.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};
@@ -15,6 +17,7 @@ use prost::Message;
 const RESULT: Domain = Domain::new("diai/task-result/1");
 
 /// The messages as a stranger would write them down from the `.proto` file.
+#[allow(unreachable_pub, reason = "the derive makes public items")]
 mod wire {
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Award {

@@ -1,5 +1,7 @@
 //! What a guest does wrong has its own name, and harms nobody.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};

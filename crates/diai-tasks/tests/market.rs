@@ -1,5 +1,7 @@
 //! Requesters and workers: who gets a task, and what happens when he fails.
 
+#![allow(clippy::unwrap_used, reason = "this is a test")]
+
 mod common;
 
 use std::{
@@ -468,7 +470,17 @@ fn a_guest_made_with_the_standard_library_runs_and_reports_progress() {
             .input("first.txt", alice.store.add("to be or not to be"))
             .input("second.txt", alice.store.add("second"))
             .clock_start(diai_core::WallTime::from_unix_ms(1_700_000_000_000));
-        let output = alice.start(asking()).run(spec).await.unwrap();
+        let mut handle = alice.start(asking()).run(spec);
+        let progress = handle.events().unwrap().filter_map(|event| {
+            future::ready(match event {
+                RunEvent::Progress { progress, .. } => Some(progress),
+                _ => None,
+            })
+        });
+        let notes: Vec<_> =
+            progress.map(|progress| format!("{}/{} {}", progress.done, progress.total, progress.note)).collect().await;
+        assert_eq!(notes, ["1/3 folders", "2/3 files", "3/3 time"]);
+        let output = handle.await.unwrap();
         assert_eq!(output.stdout().inline.as_deref(), Some("grüß dich 4 words 1700000005\n".as_bytes()));
         let names: Vec<_> = output.files().iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names, ["notes.txt", "sub/second.txt"]);

@@ -107,7 +107,9 @@ impl AgentBuilder {
         let parse = |text: &String| {
             text.parse::<CapabilityPath>().map_err(|source| StartError::Capability { text: text.clone(), source })
         };
-        let capabilities = self.capabilities.iter().map(parse).collect::<Result<_, _>>()?;
+        // Who serves tasks is found by those that ask for no capability in particular.
+        let served = self.tasks.serve.is_some().then(|| diai_tasks::CAPABILITY.to_owned());
+        let capabilities = self.capabilities.iter().chain(&served).map(parse).collect::<Result<_, _>>()?;
         Ok(Registration { capabilities, attributes: self.attributes.clone() })
     }
 
@@ -183,7 +185,9 @@ mod over_libp2p {
             let unusable = |source| StartError::DataDir { path: path.display().to_string(), source };
             let disk: Arc<dyn Disk> = Arc::new(FsDisk::open(&path).map_err(unusable)?);
             let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(OsClock::new()), Arc::new(OsEntropy));
-            let offload = Arc::new(ThreadPool::new(available_parallelism().map_or(2, usize::from).max(2)));
+            // Each guest holds a thread; the store and the keys need theirs meanwhile.
+            let threads = available_parallelism().map_or(2, usize::from).max(2) + self.tasks.executor.max_guests;
+            let offload = Arc::new(ThreadPool::new(threads));
             let key_file = {
                 let (disk, clock, entropy) = (disk.clone(), clock.clone(), entropy.clone());
                 let passphrase = settings.passphrase.clone();

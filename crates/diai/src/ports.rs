@@ -6,7 +6,7 @@ use diai_blocks::{
     Blocks, ContentError,
     unixfs::{self, ImportOptions, ReadError},
 };
-use diai_core::{AgentId, BoxFuture, Bytes, Cid, Clock};
+use diai_core::{AgentId, BoxFuture, Bytes, Cid, Clock, Instant};
 use diai_discovery::{Discovery, FindOptions, Found};
 use diai_messaging::{Device, Locate};
 use diai_tasks::{ArtifactError, Artifacts, Candidates};
@@ -76,7 +76,7 @@ impl Artifacts for InBlocks {
                 ContentError::Fetch(error) => ArtifactError::NotFound { cid, asked: error.to_string() },
                 other => ArtifactError::Store { reason: other.to_string() },
             };
-            blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from).map_err(failed)
+            content(&blocks, cid, max_bytes, deadline).await.map_err(failed)
         })
     }
 
@@ -97,7 +97,26 @@ impl Artifacts for InBlocks {
             if !blocks.has(&cid) {
                 return None;
             }
-            unixfs::stat(blocks.store(), cid).await.ok().map(|stat| stat.bytes)
+            let content = if blocks.is_sealed(cid).await.ok()? {
+                unixfs::resolve(blocks.store(), cid, "content").await.ok()?
+            } else {
+                cid
+            };
+            unixfs::stat(blocks.store(), content).await.ok().map(|stat| stat.bytes)
         })
+    }
+}
+
+/// The file `cid`, opened if it is sealed and this agent was granted it: so a worker can be sent to data that only it
+/// may read.
+async fn content(blocks: &Blocks, cid: Cid, max_bytes: u64, deadline: Instant) -> Result<Bytes, ContentError> {
+    blocks.get_block(cid, deadline).await?;
+    if !blocks.is_sealed(cid).await? {
+        return blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from);
+    }
+    let mut files = blocks.open_sealed(cid, max_bytes, deadline).await?;
+    match files.pop() {
+        Some((_, file)) if files.is_empty() => Ok(file),
+        _ => Err(ReadError::NotAFile { cid }.into()),
     }
 }

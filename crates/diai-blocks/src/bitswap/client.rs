@@ -1,5 +1,7 @@
 //! The asking side: which want goes to whom, and when to ask another.
 
+mod choose;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cid::Cid;
@@ -190,7 +192,8 @@ impl ClientMachine {
 
     /// When [`ClientInput::Timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stall = self.peers.values().filter(|peer| peer.in_flight > 0).map(|peer| peer.alive + self.config.stall).min();
+        let stall =
+            self.peers.values().filter(|peer| peer.in_flight > 0).map(|peer| peer.alive + self.config.stall).min();
         let want = self.deadlines.first().map(|(deadline, _)| *deadline);
         stall.into_iter().chain(want).min()
     }
@@ -488,115 +491,15 @@ impl ClientMachine {
             self.take_back(id);
         }
     }
-
-    /// Gives queued wants to whoever has room, session by session.
-    fn fill(&mut self, now: Instant) {
-        let sessions: Vec<_> = self.sessions.keys().copied().collect();
-        for id in sessions {
-            while let Some(hash) = self.sessions.get(&id).and_then(|session| session.pending.front().copied()) {
-                if !self.place(now, hash) {
-                    break;
-                }
-                if let Some(session) = self.sessions.get_mut(&id) {
-                    session.pending.pop_front();
-                }
-            }
-        }
-    }
-
-    fn has_room(&self, peer: &Peer) -> bool {
-        let bytes = (peer.in_flight * peer.block_bytes) < self.config.max_bytes_per_peer;
-        peer.in_flight < peer.window && (bytes || peer.in_flight < 2) && peer.standing.len() < self.config.max_wants_per_peer
-    }
-
-    /// Asks somebody for `hash`. `false` if all who might have it are busy.
-    fn place(&mut self, now: Instant, hash: Multihash) -> bool {
-        let Some(open) = self.open.get(&hash).filter(|open| open.asked.is_none()) else { return true };
-        let of_sessions = open.sessions.iter().filter_map(|id| self.sessions.get(id)).flat_map(|state| &state.holders);
-        let mut best: Option<(usize, PeerId)> = None;
-        let mut busy = false;
-        for id in open.holders.iter().chain(of_sessions) {
-            let Some(peer) = self.peers.get(id).filter(|_| !open.refused.contains(id)) else { continue };
-            if !self.has_room(peer) {
-                busy = true;
-                continue;
-            }
-            // The share of its window that is taken: the fastest peer has the widest window and drains it soonest.
-            let load = (peer.in_flight + 1) * 1024 / peer.window;
-            if best.is_none_or(|(least, _)| load < least) {
-                best = Some((load, *id));
-            }
-        }
-        match best {
-            Some((_, id)) => self.ask(now, hash, id),
-            None if busy => return false,
-            None => self.discover(now, hash),
-        }
-        true
-    }
-
-    fn ask(&mut self, now: Instant, hash: Multihash, id: PeerId) {
-        let deadline = now + self.config.want_timeout;
-        let (Some(open), Some(peer)) = (self.open.get_mut(&hash), self.peers.get_mut(&id)) else { return };
-        if peer.in_flight == 0 {
-            peer.alive = now;
-        }
-        peer.in_flight += 1;
-        peer.standing.insert(hash);
-        peer.outbox.push(want(open.cid, open.priority, WantKind::Block));
-        open.asked = Some(id);
-        open.probing.remove(&id);
-        open.standing.insert(id);
-        self.set_deadline(hash, deadline);
-    }
-
-    fn set_deadline(&mut self, hash: Multihash, deadline: Instant) {
-        let Some(open) = self.open.get_mut(&hash) else { return };
-        if let Some(old) = open.deadline.replace(deadline) {
-            self.deadlines.remove(&(old, hash));
-        }
-        self.deadlines.insert((deadline, hash));
-    }
-
-    /// Nobody is known to have it: the most promising peer gets a want-block, others a want-have.
-    fn discover(&mut self, now: Instant, hash: Multihash) {
-        let Some(open) = self.open.get(&hash) else { return };
-        let untried = |id: &PeerId| !open.refused.contains(id) && !open.standing.contains(id);
-        let mut candidates: Vec<_> =
-            self.peers.iter().filter(|(id, peer)| untried(id) && peer.standing.len() < self.config.max_wants_per_peer).collect();
-        candidates.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.delivered));
-        let first = candidates.iter().find(|(_, peer)| self.has_room(peer)).map(|(id, _)| **id);
-        let others: Vec<_> =
-            candidates.iter().map(|(id, _)| **id).filter(|id| Some(*id) != first).take(self.config.broadcast).collect();
-        let Some(open) = self.open.get_mut(&hash) else { return };
-        if first.is_none() && others.is_empty() {
-            if !open.probing.is_empty() {
-                self.set_deadline(hash, now + self.config.probe_timeout);
-            } else if !open.exhausted {
-                open.exhausted = true;
-                let (sessions, cid) = (open.sessions.clone(), open.cid);
-                self.outputs.push_back(ClientOutput::Exhausted { sessions, cid });
-            }
-            return;
-        }
-        for id in &others {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            peer.standing.insert(hash);
-            peer.outbox.push(want(open.cid, open.priority, WantKind::Have));
-            open.probing.insert(*id);
-            open.standing.insert(*id);
-        }
-        match first {
-            Some(id) => self.ask(now, hash, id),
-            None => self.set_deadline(hash, now + self.config.probe_timeout),
-        }
-    }
 }
 
 impl Footprint for ClientMachine {
     fn footprint_bytes(&self) -> usize {
-        let open: usize =
-            self.open.values().map(|open| 300 + 40 * (open.standing.len() + open.refused.len() + open.probing.len())).sum();
+        let open: usize = self
+            .open
+            .values()
+            .map(|open| 300 + 40 * (open.standing.len() + open.refused.len() + open.probing.len()))
+            .sum();
         let peers: usize = self.peers.values().map(|peer| 300 + 100 * (peer.standing.len() + peer.outbox.len())).sum();
         open + peers + self.deadlines.len() * 96
     }
@@ -606,10 +509,6 @@ fn note_holder(session: &mut SessionState, peer: PeerId) {
     if !session.holders.contains(&peer) && session.holders.len() < MAX_HOLDERS {
         session.holders.push(peer);
     }
-}
-
-fn want(cid: Cid, priority: i32, kind: WantKind) -> Want {
-    Want { cid, priority, cancel: false, kind, send_dont_have: true }
 }
 
 fn cancel(cid: Cid) -> Want {

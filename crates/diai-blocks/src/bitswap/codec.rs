@@ -7,8 +7,7 @@ use cid::Cid;
 use crate::MAX_BLOCK_BYTES;
 
 use super::message::{
-    MAX_CID_BYTES, MAX_ENTRIES, MAX_MESSAGE_BYTES, Message, Payload, Prefix, Presence, Version, Want,
-    WantKind,
+    MAX_CID_BYTES, MAX_ENTRIES, MAX_MESSAGE_BYTES, Message, Payload, Prefix, Presence, Version, Want, WantKind,
 };
 
 /// Hash functions known to IPFS have digests of at most this length; a prefix that claims more is refused.
@@ -236,7 +235,8 @@ pub fn encode(message: &Message, version: Version) -> Vec<Bytes> {
     if !message.full && wants().next().is_none() && payload().next().is_none() && presences().next().is_none() {
         return Vec::new();
     }
-    let wantlist: usize = wants().map(|want| field_len(want_len(want))).sum::<usize>() + if message.full { 2 } else { 0 };
+    let wantlist: usize =
+        wants().map(|want| field_len(want_len(want))).sum::<usize>() + if message.full { 2 } else { 0 };
     let mut total = field_len(wantlist);
     for block in payload() {
         total += if version > Version::V1_0 { field_len(payload_len(block)) } else { field_len(block.data.len()) };
@@ -285,7 +285,8 @@ fn want_len(want: &Want) -> usize {
     if want.priority != 0 {
         length += 1 + varint_len(i64::from(want.priority) as u64);
     }
-    length + 2 * (usize::from(want.cancel) + usize::from(want.kind == WantKind::Have) + usize::from(want.send_dont_have))
+    length
+        + 2 * (usize::from(want.cancel) + usize::from(want.kind == WantKind::Have) + usize::from(want.send_dont_have))
 }
 
 fn put_want(want: &Want, out: &mut Slices) {

@@ -196,7 +196,8 @@ impl ServerMachine {
                 drop_waiter(&mut self.waiters, &hash, peer);
                 continue;
             }
-            if client.wants() >= self.config.max_wants_per_peer || client.presences.len() >= super::message::MAX_ENTRIES {
+            if client.wants() >= self.config.max_wants_per_peer || client.presences.len() >= super::message::MAX_ENTRIES
+            {
                 over += 1;
                 continue;
             }

@@ -113,8 +113,7 @@ impl Bitswap {
         client: ClientConfig,
         server: ServerConfig,
     ) -> Result<Self, AcceptError> {
-        let options =
-            AcceptOptions { max_per_peer: server.max_streams_per_peer, max_waiting: 256, uncertified: true };
+        let options = AcceptOptions { max_per_peer: server.max_streams_per_peer, max_waiting: 256, uncertified: true };
         let incoming = world.network.accept(&Version::PROTOCOLS, options)?;
         let (commands, from_handles) = mpsc::channel(QUEUE);
         let (reports, from_tasks) = mpsc::channel(QUEUE);
@@ -336,7 +335,8 @@ impl Loop {
                 let _ = reply.send(self.client.asked(&cid));
             }
             Command::Status(reply) => {
-                let (wants, duplicates, clients) = (self.client.wants(), self.client.duplicates(), self.server.clients());
+                let (wants, duplicates, clients) =
+                    (self.client.wants(), self.client.duplicates(), self.server.clients());
                 // Whoever asked may have gone.
                 let _ = reply.send(BitswapStatus { wants, duplicates, clients, ..self.status });
             }
@@ -378,7 +378,13 @@ impl Loop {
         }
     }
 
-    fn message(&mut self, peer: PeerId, message: Message, blocks: Vec<Block>, permit: Option<Arc<OwnedSemaphorePermit>>) {
+    fn message(
+        &mut self,
+        peer: PeerId,
+        message: Message,
+        blocks: Vec<Block>,
+        permit: Option<Arc<OwnedSemaphorePermit>>,
+    ) {
         if self.tools.world.network.peer(peer).is_none() {
             // What was read before it was cut off, or left.
             return;

@@ -307,7 +307,8 @@ async fn read_piece(
             piece.bytes += data.len();
             let payload = Payload { prefix: Prefix::of(&cid), data };
             let fits = |message: &&mut Message| {
-                message.payload.iter().map(|block| block.data.len() + 64).sum::<usize>() + payload.data.len() <= MESSAGE_BYTES
+                message.payload.iter().map(|block| block.data.len() + 64).sum::<usize>() + payload.data.len()
+                    <= MESSAGE_BYTES
                     && message.payload.len() < 512
             };
             match piece.messages.last_mut().filter(fits) {

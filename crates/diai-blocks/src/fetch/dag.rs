@@ -156,7 +156,8 @@ impl<'a> Walk<'a> {
     async fn next_event(&mut self) -> Event {
         let clock = self.fetcher.world.clock.clone();
         let deadline = self.deadline();
-        let wake = if self.missing.is_empty() || self.lookup.is_some() { deadline } else { deadline.min(self.next_lookup) };
+        let wake =
+            if self.missing.is_empty() || self.lookup.is_some() { deadline } else { deadline.min(self.next_lookup) };
         // Two groups in memory at most: beyond, storing goes first.
         let full = self.storing.is_some() && self.group_bytes >= 2 * self.fetcher.config.group_bytes;
         let (storing, session, lookup) = (&mut self.storing, &mut self.session, &mut self.lookup);
@@ -388,7 +389,8 @@ impl<'a> Walk<'a> {
         }
         if now >= self.next_lookup && self.lookup.is_none() {
             let mut keys: Vec<_> = provider_key(&self.root).into_iter().collect();
-            let missing = self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
+            let missing =
+                self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
             keys.extend(missing.and_then(provider_key).filter(|key| !keys.contains(key)));
             let dht = self.fetcher.world.dht.clone();
             let lookups = futures::stream::iter(keys).map(move |key| dht.providers(key)).flatten();
@@ -399,13 +401,11 @@ impl<'a> Walk<'a> {
 
     async fn not_found(&mut self) -> FetchError {
         let first = self.missing.keys().next().or_else(|| self.wanted.keys().next());
-        let cid = first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
+        let cid =
+            first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
         let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
         peers.extend(self.fetcher.bitswap.asked(cid).await);
-        let asked = Asked {
-            peers: peers.into_iter().collect(),
-            providers: self.providers.0.iter().copied().collect(),
-        };
+        let asked = Asked { peers: peers.into_iter().collect(), providers: self.providers.0.iter().copied().collect() };
         FetchError::NotFound { cid, asked }
     }
 }

@@ -102,6 +102,6 @@ mod tests {
         let mut sealed = b"diai".to_vec();
         Cipher::new(&[1; 32], 1).seal(0, &mut sealed);
         let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "GOLDEN_CHUNK");
+        assert_eq!(hex, "76cdbc5f1262b3fe9919e818e4292ce2369c269a");
     }
 }

@@ -51,8 +51,8 @@ impl Manifest {
         proto::Manifest { sealed_at_ms: self.sealed_at.as_unix_ms(), entries }.encode_to_vec()
     }
 
-    /// `None` if the bytes are no manifest, or hold paths that are unsafe or stand twice, or sizes beyond all reason.
-    pub(super) fn decode(bytes: Bytes) -> Option<Self> {
+    /// Decodes the bytes at the beginning of the plaintext. `None` if they are no manifest, or hold paths that are unsafe or stand twice, or sizes beyond all reason.
+    pub fn decode(bytes: Bytes) -> Option<Self> {
         let manifest: proto::Manifest = decode(bytes, &MANIFEST).ok()?;
         let entry = |entry: proto::Entry| ManifestEntry { path: entry.path, bytes: entry.bytes, folder: entry.folder };
         let entries: Vec<_> = manifest.entries.into_iter().map(entry).collect();

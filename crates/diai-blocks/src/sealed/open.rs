@@ -53,7 +53,8 @@ pub async fn open<'a>(
     let key = key.ok_or(OpenError::NotForYou { root })?;
     let sealed_bytes = unixfs::stat(source, content).await?.bytes;
     let chunks = sealed_bytes.div_ceil(CHUNK_BYTES as u64);
-    SealedReader::begin(root, Box::pin(unixfs::read(source, content, u64::MAX)), Cipher::new(&key, chunks), chunks).await
+    SealedReader::begin(root, Box::pin(unixfs::read(source, content, u64::MAX)), Cipher::new(&key, chunks), chunks)
+        .await
 }
 
 /// Sealed content being read, in order, in constant memory.
@@ -73,7 +74,10 @@ pub struct SealedReader<'a> {
 
 impl fmt::Debug for SealedReader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedReader").field("root", &self.root).field("next_chunk", &self.next_chunk).finish_non_exhaustive()
+        f.debug_struct("SealedReader")
+            .field("root", &self.root)
+            .field("next_chunk", &self.next_chunk)
+            .finish_non_exhaustive()
     }
 }
 
@@ -139,17 +143,21 @@ impl<'a> SealedReader<'a> {
     /// `target` itself. Nothing that exists is replaced. Files are durable when it returns. Returns the bytes written.
     ///
     /// Cancel-safety: dropping the future stops it; what was written until then stays.
-    pub async fn export(mut self, disk: Arc<dyn Disk>, target: &str, pool: &Arc<dyn Offload>) -> Result<u64, OpenError> {
+    pub async fn export(
+        mut self,
+        disk: Arc<dyn Disk>,
+        target: &str,
+        pool: &Arc<dyn Offload>,
+    ) -> Result<u64, OpenError> {
         let paths: Vec<String> = self.manifest.entries.iter().map(|entry| place(target, &entry.path)).collect();
         let folders = self.folders(target, &paths);
-        let disk_ = disk.clone();
-        off(pool, target, move || folders.iter().try_for_each(|folder| disk_.create_folder(folder))).await?;
+        let maker = disk.clone();
+        off(pool, target, move || folders.iter().try_for_each(|folder| maker.create_folder(folder))).await?;
         let mut open: Option<(usize, Arc<dyn DiskFile>, u64)> = None;
-        for index in 0..self.manifest.entries.len() {
-            let entry = &self.manifest.entries[index];
+        for (entry, path) in self.manifest.entries.iter().zip(&paths) {
             if entry.bytes == 0 && !entry.folder {
-                let (disk, path) = (disk.clone(), paths[index].clone());
-                off(pool, &paths[index], move || disk.open(&path, OpenMode::CreateNew)?.sync()).await?;
+                let (disk, at) = (disk.clone(), path.clone());
+                off(pool, path, move || disk.open(&at, OpenMode::CreateNew)?.sync()).await?;
             }
         }
         let mut written = 0;

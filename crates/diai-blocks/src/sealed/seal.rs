@@ -67,7 +67,23 @@ pub async fn seal(
     source: Source,
     recipients: &[Certificate],
 ) -> Result<Sealed, SealError> {
-    let keys = recipient_keys(world, identity, recipients)?;
+    for certificate in recipients {
+        let agent = certificate.agent();
+        certificate.verify(world.clock.wall()).map_err(|reason| SealError::Recipient { agent, reason })?;
+    }
+    let keys = recipients.iter().map(|certificate| (certificate.agent(), certificate.encryption_key())).collect();
+    seal_to(world, store, identity, source, keys).await
+}
+
+/// The same for keys whose certificates the caller has judged.
+pub(crate) async fn seal_to(
+    world: &World,
+    store: &BlockStore,
+    identity: &Identity,
+    source: Source,
+    recipients: Vec<(AgentId, EncryptionKey)>,
+) -> Result<Sealed, SealError> {
+    let keys = distinct(identity, recipients)?;
     let guard = store.guard();
     let sealed_at = world.clock.wall();
     let pool = world.offload.clone();
@@ -97,16 +113,13 @@ pub async fn seal(
     Ok(Sealed { root: folder.root, tsize: folder.tsize, manifest, _guard: guard })
 }
 
-fn recipient_keys(
-    world: &World,
+/// This agent's key and the others', each once.
+fn distinct(
     identity: &Identity,
-    recipients: &[Certificate],
+    recipients: Vec<(AgentId, EncryptionKey)>,
 ) -> Result<Vec<(AgentId, EncryptionKey)>, SealError> {
     let mut keys = vec![(identity.agent(), identity.encryption_key())];
-    for certificate in recipients {
-        let agent = certificate.agent();
-        certificate.verify(world.clock.wall()).map_err(|reason| SealError::Recipient { agent, reason })?;
-        let key = (agent, certificate.encryption_key());
+    for key in recipients {
         if !keys.contains(&key) {
             keys.push(key);
         }
@@ -154,7 +167,8 @@ fn plan(source: Source) -> Result<Vec<Part>, SealError> {
     if parts.len() > MAX_ENTRIES {
         return Err(SealError::TooMany { limit: MAX_ENTRIES });
     }
-    check_paths(parts.iter().map(|part| part.entry.path.as_str())).map_err(|(path, why)| SealError::Path { path, why })?;
+    check_paths(parts.iter().map(|part| part.entry.path.as_str()))
+        .map_err(|(path, why)| SealError::Path { path, why })?;
     Ok(parts)
 }
 
@@ -228,7 +242,8 @@ async fn import_content(
         content: Content::Bytes(head.into()),
     };
     parts.insert(0, head);
-    let plain = Plain { parts: parts.into_iter(), current: None, left: total, index: 0, cipher: Cipher::new(key, chunks) };
+    let plain =
+        Plain { parts: parts.into_iter(), current: None, left: total, index: 0, cipher: Cipher::new(key, chunks) };
     let pool = pool.clone();
     let failed: Arc<std::sync::Mutex<Option<String>>> = Arc::default();
     let failure = failed.clone();

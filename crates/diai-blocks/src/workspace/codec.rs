@@ -37,10 +37,8 @@ const TERMS: Bounds = Bounds::new(
         Field::bytes(3, MOST_MEMBERS, Certificate::MAX_BYTES),
     ],
 );
-const INVITATION: Bounds = Bounds::new(
-    "workspace invitation",
-    &[Field::bytes(1, MOST_MEMBERS, 80), Field::bytes(2, 1, 512 << 10)],
-);
+const INVITATION: Bounds =
+    Bounds::new("workspace invitation", &[Field::bytes(1, MOST_MEMBERS, 80), Field::bytes(2, 1, 512 << 10)]);
 const KNOWN: Bounds =
     Bounds::new("known head", &[Field::bytes(1, 1, 32), Field::scalar(2), Field::bytes(3, 1, DIGEST_BYTES)]);
 const EXCHANGE: Bounds = Bounds::new(
@@ -278,7 +276,11 @@ mod tests {
 
     #[test]
     fn a_head_has_the_bytes_of_the_format() {
-        assert_eq!(hex(&head().encode()), "GOLDEN_HEAD");
+        let root = "015512202cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let entry = |name: &str, tsize| format!("223a 0a10{} 1224{root} 18{tsize}", name.repeat(16));
+        let entries = entry("02", "63") + &entry("03", "01");
+        let golden = format!("0a20{} 1003 1880d095ffbc31 {entries}", "01".repeat(32));
+        assert_eq!(hex(&head().encode()), golden.replace(' ', ""));
         assert_eq!(Head::decode(head().encode().into()).unwrap(), head());
     }
 
@@ -306,7 +308,9 @@ mod tests {
             heads: vec![Bytes::from_static(b"head")],
             more: true,
         };
-        assert_eq!(hex(&exchange.clone().encode()), "GOLDEN_EXCHANGE");
+        let known = format!("122e 0a20{} 1007 1a08{}", "04".repeat(32), "05".repeat(8));
+        let golden = format!("0a20{} {known} 1a0468656164 2001", "01".repeat(32));
+        assert_eq!(hex(&exchange.clone().encode()), golden.replace(' ', ""));
         assert_eq!(Exchange::decode(exchange.clone().encode()).unwrap(), exchange);
         assert!(Exchange::decode(Bytes::from_static(b"\x0a\x01\x01")).is_err());
         assert!(Exchange::decode(Bytes::from_static(b"\xff\xff")).is_err());

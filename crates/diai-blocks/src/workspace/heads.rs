@@ -198,13 +198,7 @@ impl HeadSet {
     }
 
     /// The head that follows the one of `owner` when `entries` are set and `removed` are gone.
-    pub(super) fn next(
-        &self,
-        owner: AgentId,
-        signed_at: WallTime,
-        entries: Vec<Entry>,
-        removed: &[[u8; 16]],
-    ) -> Head {
+    pub(super) fn next(&self, owner: AgentId, signed_at: WallTime, entries: Vec<Entry>, removed: &[[u8; 16]]) -> Head {
         let old = self.heads.get(&owner).map(|head| &head.head);
         let mut all: BTreeMap<_, _> =
             old.iter().flat_map(|head| &head.entries).map(|entry| (entry.name, *entry)).collect();
@@ -214,5 +208,96 @@ impl HeadSet {
         all.extend(entries.into_iter().map(|entry| (entry.name, entry)));
         let seq = old.map_or(0, |head| head.seq) + 1;
         Head { workspace: self.workspace, seq, signed_at, entries: all.into_values().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::os::OsEntropy;
+
+    use super::*;
+
+    const NOW: WallTime = WallTime::from_unix_ms(1_800_000_000_000);
+    const ID: WorkspaceId = WorkspaceId([1; 32]);
+
+    fn member() -> Identity {
+        Identity::generate(&OsEntropy, NOW)
+    }
+
+    fn head(seq: u64, entries: u8) -> Head {
+        let root = Block::new(RAW, &b"part"[..]).unwrap().cid;
+        let entry = |name| Entry { name: [name; 16], root, tsize: 1 };
+        Head { workspace: ID, seq, signed_at: NOW, entries: (0..entries).map(entry).collect() }
+    }
+
+    fn verify(bytes: Bytes) -> Result<SignedHead, HeadError> {
+        SignedHead::verify(bytes, &WorkspaceConfig::default())
+    }
+
+    #[test]
+    fn which_head_stays_does_not_depend_on_the_order_in_which_they_come() {
+        let (one, two) = (member(), member());
+        let heads = [
+            SignedHead::sign(&one, head(1, 1)),
+            SignedHead::sign(&one, head(2, 2)),
+            SignedHead::sign(&one, head(2, 3)),
+            SignedHead::sign(&two, head(1, 1)),
+        ];
+        let terms = Terms { name: String::new(), secret: [7; 32], members: Vec::new() };
+        let mut roots = BTreeSet::new();
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]] {
+            let mut set = HeadSet::new(ID, [one.agent(), two.agent()]);
+            let merged: Vec<_> = order.iter().map(|index| set.merge(heads[*index].clone()).unwrap()).collect();
+            assert!(merged.iter().any(|merged| matches!(merged, Merged::Equivocation { .. })));
+            roots.insert(set.folder(&terms).unwrap().root);
+            assert_eq!(set.merge(heads[0].clone()).unwrap(), Merged::Known);
+        }
+        assert_eq!(roots.len(), 1);
+    }
+
+    #[test]
+    fn heads_of_strangers_of_other_workspaces_and_with_changed_bytes_are_refused() {
+        let (one, stranger) = (member(), member());
+        let mut set = HeadSet::new(ID, [one.agent()]);
+        let by_stranger = SignedHead::sign(&stranger, head(1, 1));
+        assert_eq!(set.merge(by_stranger), Err(HeadError::NotAMember(stranger.agent())));
+        let other = SignedHead::sign(&one, Head { workspace: WorkspaceId([2; 32]), ..head(1, 1) });
+        assert_eq!(set.merge(other), Err(HeadError::OtherWorkspace));
+        let good = SignedHead::sign(&one, head(1, 1)).bytes;
+        assert!(verify(good.clone()).is_ok());
+        for at in 0..good.len() {
+            let mut changed = good.to_vec();
+            changed[at] ^= 1;
+            assert!(verify(changed.into()).is_err(), "byte {at}");
+        }
+        for end in 0..good.len() {
+            assert!(verify(good.slice(..end)).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_head_signed_outside_the_certificate_s_time_and_one_over_the_limits_are_refused() {
+        let one = member();
+        let late = NOW + Certificate::LIFE + Certificate::LIFE;
+        let signed = SignedHead::sign(&one, Head { signed_at: late, ..head(1, 1) });
+        assert_eq!(verify(signed.bytes), Err(HeadError::Forged));
+        let config = WorkspaceConfig { max_entries: 2, ..WorkspaceConfig::default() };
+        let many = SignedHead::sign(&one, head(1, 3)).bytes;
+        assert_eq!(SignedHead::verify(many.clone(), &config), Err(HeadError::Malformed));
+        let config = WorkspaceConfig { max_head_bytes: 100, ..WorkspaceConfig::default() };
+        assert_eq!(SignedHead::verify(many, &config), Err(HeadError::Malformed));
+    }
+
+    #[test]
+    fn what_somebody_lacks_is_what_is_newer_here() {
+        let (one, two) = (member(), member());
+        let mut set = HeadSet::new(ID, [one.agent(), two.agent()]);
+        set.merge(SignedHead::sign(&one, head(1, 1))).unwrap();
+        let known = set.known();
+        set.merge(SignedHead::sign(&one, head(2, 1))).unwrap();
+        set.merge(SignedHead::sign(&two, head(1, 1))).unwrap();
+        let lacking: Vec<_> = set.lacking(&known, two.agent()).iter().map(|head| head.owner).collect();
+        assert_eq!(lacking, [two.agent(), one.agent()]);
+        assert!(set.lacking(&set.known(), two.agent()).is_empty());
     }
 }

@@ -58,8 +58,14 @@ pub(super) fn entry_added(shared: &Shared, key: PartKey, root: Cid, info: PartIn
 }
 
 fn devices_of(shared: &Shared, agent: AgentId) -> Vec<PeerId> {
-    let mut devices: Vec<_> =
-        shared.world.network.peers().into_iter().filter(|info| info.agent == Some(agent)).map(|info| info.peer).collect();
+    let mut devices: Vec<_> = shared
+        .world
+        .network
+        .peers()
+        .into_iter()
+        .filter(|info| info.agent == Some(agent))
+        .map(|info| info.peer)
+        .collect();
     let member = shared.terms.terms.members.iter().find(|certificate| certificate.agent() == agent);
     devices.extend(member.map(|certificate| certificate.peer()).filter(|peer| !devices.contains(peer)));
     devices.retain(|peer| *peer != shared.world.network.local_peer());

@@ -7,7 +7,7 @@ use std::{
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{AgentId, Calls, Disk, Instant, PeerId, World, offload, timeout_at, write_atomically};
-use diai_identity::{Certificate, Identity};
+use diai_identity::{Certificate, EncryptionKey, Identity};
 use futures::{Stream, stream};
 use tokio::sync::{Notify, broadcast, watch};
 
@@ -77,7 +77,8 @@ impl Shared {
         };
         let (events, changes) = (broadcast::channel(EVENT_QUEUE).0, watch::channel(0).0);
         let (state, wake, merging) = (Mutex::new(state), Notify::new(), tokio::sync::Mutex::new(()));
-        let shared = Self { world, identity, calls, fetcher, pins, config, terms, state, events, changes, wake, merging };
+        let shared =
+            Self { world, identity, calls, fetcher, pins, config, terms, state, events, changes, wake, merging };
         shared.load().await?;
         Ok(Arc::new(shared))
     }
@@ -91,7 +92,9 @@ impl Shared {
             match SignedHead::verify(bytes, &self.config) {
                 Ok(head) => drop(self.take(head)),
                 // Other members have it too, and the exchange brings it back.
-                Err(error) => tracing::warn!(workspace = %self.id(), %error, "a stored head is damaged and was left out"),
+                Err(error) => {
+                    tracing::warn!(workspace = %self.id(), %error, "a stored head is damaged and was left out")
+                }
             }
         }
         let parts: Vec<_> = self.state().parts.iter().map(|(key, part)| (*key, part.entry.root)).collect();
@@ -138,7 +141,7 @@ impl Shared {
             tracing::warn!(workspace = %self.id(), %owner, seq, "a member signed two heads with one number");
             self.tell(WorkspaceEvent::Equivocation { owner, seq });
         }
-        if matches!(merged, Merged::Newer) {
+        if matches!(merged, Merged::Newer) && owner != self.identity.agent() {
             self.tell(WorkspaceEvent::HeadReceived { owner, seq });
         }
         gone.into_iter().for_each(|path| self.tell(WorkspaceEvent::EntryRemoved { path, owner }));
@@ -302,7 +305,8 @@ impl Workspace {
         for (path, bytes) in files {
             let size = bytes.len() as u64;
             let source = Source::Files(vec![(path.clone(), bytes)]);
-            let part = sealed::seal(&shared.world, &shared.fetcher.store, &shared.identity, source, &recipients).await?;
+            let (world, store) = (&shared.world, &shared.fetcher.store);
+            let part = sealed::seal_to(world, store, &shared.identity, source, recipients.clone()).await?;
             let name = shared.terms.terms.opaque(us, Some(&path));
             let put_at = part.manifest.sealed_at;
             let info = PartInfo { path, bytes: size, put_at, seen_at: shared.world.clock.wall() };
@@ -319,17 +323,17 @@ impl Workspace {
         Ok(())
     }
 
-    /// The members' certificates, the newest that are known: expired ones still seal to the right device.
-    fn recipients(&self) -> Vec<Certificate> {
+    /// The members' keys: of the certificates shown on a connection, or else of those in the terms. One that has
+    /// expired still names the device that the member had, and without it the member could never read the part.
+    fn recipients(&self) -> Vec<(AgentId, EncryptionKey)> {
         let shown = self.0.world.network.peers().into_iter().filter_map(|info| info.certificate);
         let shown: Vec<_> = shown.filter_map(|bytes| Certificate::from_bytes(bytes).ok()).collect();
-        let now = self.0.world.clock.wall();
-        let newest = |member: &Certificate| {
+        let key = |member: &Certificate| {
             let current = shown.iter().find(|certificate| certificate.agent() == member.agent());
-            let best = current.filter(|certificate| certificate.expires() > member.expires()).unwrap_or(member);
-            best.verify(now).is_ok().then(|| best.clone())
+            let newest = current.filter(|certificate| certificate.expires() > member.expires()).unwrap_or(member);
+            (member.agent(), newest.encryption_key())
         };
-        self.0.terms.terms.members.iter().filter_map(newest).collect()
+        self.0.terms.terms.members.iter().map(key).collect()
     }
 
     /// Removes what this agent put at `path`. What others put there stays, and can then be read.

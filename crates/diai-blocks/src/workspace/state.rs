@@ -144,8 +144,12 @@ impl State {
         let mut gone = Vec::new();
         let owner = head.owner;
         let named = |name: &[u8; 16]| head.head.entries.binary_search_by(|entry| entry.name.cmp(name)).is_ok();
-        let removed: Vec<_> =
-            self.parts.range((owner, [0; 16])..=(owner, [255; 16])).map(|(key, _)| *key).filter(|key| !named(&key.1)).collect();
+        let removed: Vec<_> = self
+            .parts
+            .range((owner, [0; 16])..=(owner, [255; 16]))
+            .map(|(key, _)| *key)
+            .filter(|key| !named(&key.1))
+            .collect();
         for key in removed {
             let part = self.parts.remove(&key);
             gone.extend(part.and_then(|part| part.info).map(|info| info.path));

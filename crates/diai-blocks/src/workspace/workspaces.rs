@@ -6,7 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use diai_core::{Misbehaviour, OpenMode, RegisterError, Refusal, Registration, Reply, Request, offload, service_fn, write_atomically};
+use diai_core::{
+    Misbehaviour, OpenMode, Refusal, RegisterError, Registration, Reply, Request, offload, service_fn, write_atomically,
+};
 use diai_identity::Certificate;
 use tokio::task::JoinSet;
 
@@ -52,7 +54,8 @@ impl Workspaces {
             }
         }
         let serving: Weak<Inner> = Arc::downgrade(&inner);
-        let registration = inner.parts.calls.register(SERVICE, service_fn(move |request| serve(serving.clone(), request)))?;
+        let registration =
+            inner.parts.calls.register(SERVICE, service_fn(move |request| serve(serving.clone(), request)))?;
         inner.lock().registration = Some(registration);
         Ok(Self(inner))
     }
@@ -62,9 +65,7 @@ impl Workspaces {
         let mut all = vec![parts.identity.certificate()];
         for certificate in members {
             let agent = certificate.agent();
-            certificate
-                .verify(parts.world.clock.wall())
-                .map_err(|reason| WorkspaceError::Member { agent, reason })?;
+            certificate.verify(parts.world.clock.wall()).map_err(|reason| WorkspaceError::Member { agent, reason })?;
             if all.iter().all(|member| member.agent() != agent) {
                 all.push(certificate);
             }

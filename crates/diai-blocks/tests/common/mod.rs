@@ -1,6 +1,7 @@
 //! Agents over the in-memory World, and calls between them over its streams.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use diai_blocks::{config::BlocksConfig, handle::Blocks};
 use diai_core::{
-    AcceptOptions, AgentId, BoxFuture, CallError, CallOptions, Calls, Instant, PeerId, ProtocolId, Registration,
-    RegisterError, Reply, ReplyStream, Request, Service, World, frame,
+    AcceptOptions, AgentId, BoxFuture, CallError, CallOptions, Calls, Instant, PeerId, ProtocolId, RegisterError,
+    Registration, Reply, ReplyStream, Request, Service, World, frame,
     memory::{AgentSpec, Sim},
 };
 use diai_identity::{Certificate, Identity};

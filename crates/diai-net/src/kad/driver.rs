@@ -17,8 +17,8 @@ use libp2p::{
         QueryResult, Quorum, Record, StoreInserts, store::MemoryStore,
     },
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-        ToSwarm,
+        ConnectionDenied, ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
     },
 };
 use tokio::sync::mpsc;
@@ -442,6 +442,10 @@ impl NetworkBehaviour for Driver {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         self.kad.on_swarm_event(event);
+        // Lookups would dial it again and again; it is back as soon as it shows itself.
+        if let FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error: DialError::Transport(_), .. }) = event {
+            self.kad.remove_peer(&peer);
+        }
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {

@@ -160,6 +160,7 @@ impl Behaviour {
         Some(match self.shared.state().actions.pop_front()? {
             Action::Dial(opts) => ToSwarm::Dial { opts },
             Action::Close(peer_id) => ToSwarm::CloseConnection { peer_id, connection: CloseConnection::All },
+            Action::CloseOne(peer_id, id) => ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) },
         })
     }
 }

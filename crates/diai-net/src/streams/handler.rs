@@ -187,10 +187,9 @@ impl Handler {
     }
 
     fn on_hello_failed(&mut self, error: &HelloError) {
-        let misbehaviour = error.misbehaviour();
-        if misbehaviour.is_some() || self.patience.take().is_some() {
+        if error.misbehaviour().is_some() || self.patience.take().is_some() {
             self.believed = None;
-            self.shared.uncertified(self.peer, self.connection, error.to_string(), misbehaviour);
+            self.shared.uncertified(self.peer, self.connection, error);
         }
     }
 
@@ -200,6 +199,7 @@ impl Handler {
                 self.greeting = Greeting::Idle;
                 self.on_hello_failed(&match error {
                     StreamUpgradeError::Timeout => HelloError::Timeout,
+                    StreamUpgradeError::NegotiationFailed => HelloError::Unspoken,
                     other => HelloError::Stream(std::io::Error::other(other.to_string())),
                 });
             }
@@ -224,8 +224,7 @@ impl Handler {
             && !self.speaks_hello
             && self.patience.take().is_some()
         {
-            let reason = String::from("it does not speak /diai/hello/1");
-            self.shared.uncertified(self.peer, self.connection, reason, None);
+            self.shared.uncertified(self.peer, self.connection, &HelloError::Unspoken);
         }
     }
 

@@ -145,6 +145,7 @@ impl Streams {
     async fn open_one(&self, peer: PeerId, protocols: &[ProtocolId]) -> Result<Opened, OpenError> {
         let own = protocols.iter().any(|protocol| is_own(protocol.as_str()));
         let mut tried = Vec::new();
+        let mut dialled = false;
         let mut reason = String::from("no connection lasted");
         while tried.len() < ATTEMPTS {
             self.check(peer)?;
@@ -158,7 +159,8 @@ impl Streams {
                     }
                 }
                 Pick::Pending => self.wait(peer, Need::Hello, Vec::new()).await?,
-                Pick::Disconnected if tried.is_empty() => {
+                Pick::Disconnected if !dialled => {
+                    dialled = true;
                     let need = if own { Need::Hello } else { Need::Connection };
                     self.wait(peer, need, Vec::new()).await?;
                 }
@@ -206,10 +208,18 @@ impl Streams {
     async fn connect_to(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Result<PeerInfo, OpenError> {
         self.check(peer)?;
         self.0.state().book.hear(peer, addrs.iter().cloned());
+        let mut dialled = false;
         loop {
             let picked = self.0.state().pick(&peer, true, &[]);
             match picked {
-                Pick::Disconnected => self.wait(peer, Need::Hello, addrs.clone()).await?,
+                Pick::Disconnected if !dialled => {
+                    dialled = true;
+                    self.wait(peer, Need::Hello, addrs.clone()).await?;
+                }
+                Pick::Disconnected => {
+                    let reason = "the connection closed".into();
+                    return Err(OpenError::Unreachable { peer: peer.to_string(), reason });
+                }
                 Pick::Pending => self.wait(peer, Need::Hello, Vec::new()).await?,
                 Pick::Ready(..) | Pick::TooMany | Pick::Uncertified(_) => {
                     if let Some(info) = self.0.state().info(peer) {

@@ -10,7 +10,12 @@ use super::{
     handler::OpenRequest,
     state::{Action, State},
 };
-use crate::{Parts, address_book, config::Limits, hello, hello::Hello, kad::DhtShared};
+use crate::{
+    Parts, address_book,
+    config::Limits,
+    hello::{self, Hello, HelloError},
+    kad::DhtShared,
+};
 
 /// What the swarm's task, the connections' tasks and the handles share. Nothing waits or computes under the lock.
 pub(crate) struct Shared {
@@ -110,26 +115,25 @@ impl Shared {
     }
 
     /// The hello on a connection came to nothing.
-    pub(crate) fn uncertified(
-        &self,
-        peer: PeerId,
-        connection: ConnectionId,
-        reason: String,
-        misbehaviour: Option<Misbehaviour>,
-    ) {
+    pub(crate) fn uncertified(&self, peer: PeerId, connection: ConnectionId, error: &HelloError) {
+        let reason = error.to_string();
         tracing::debug!(%peer, %reason, "no hello");
-        match misbehaviour {
-            None => self.state().uncertified(peer, connection, reason),
-            Some(misbehaviour) => {
-                let mut state = self.state();
-                state.resolve(&peer, None, &Err(OpenError::Uncertified { peer, reason }));
-                // Whether or not its misdeeds suffice to cut it off, it is not talked to.
-                state.act(Action::Close(peer));
-                drop(state);
-                self.penalise(peer, misbehaviour);
-                self.wake();
-            }
+        let mut state = self.state();
+        if let Some(misbehaviour) = error.misbehaviour() {
+            state.resolve(&peer, None, &Err(OpenError::Uncertified { peer, reason }));
+            // Whether or not its misdeeds suffice to cut it off, it is not talked to.
+            state.act(Action::Close(peer));
+            drop(state);
+            self.penalise(peer, misbehaviour);
+        } else if matches!(error, HelloError::Stream(_)) {
+            // The connection is breaking, or the peer does not believe us: of no use either way.
+            state.act(Action::CloseOne(peer, connection));
+            drop(state);
+        } else {
+            state.uncertified(peer, connection, reason);
+            return;
         }
+        self.wake();
     }
 
     pub(crate) fn deliver(&self, peer: PeerId, agent: Option<AgentId>, protocol: &str, stream: Stream) {

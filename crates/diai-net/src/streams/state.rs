@@ -28,6 +28,7 @@ const MAX_PENALTIES: usize = 4096;
 pub(crate) enum Action {
     Dial(DialOpts),
     Close(PeerId),
+    CloseOne(PeerId, ConnectionId),
 }
 
 /// Who is connected, who waits for whom, who accepts what.

@@ -14,10 +14,10 @@ pub(super) type Negotiated = (Stream, StreamProtocol);
 
 impl UpgradeInfo for Protocols {
     type Info = StreamProtocol;
-    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    type InfoIter = Vec<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.to_vec().into_iter()
+        self.0.to_vec()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Agents in a `Sim` whose calls go straight to each other's handlers: what messaging does, without messaging.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::type_complexity, reason = "this is a test")]
 
 pub mod guests;
 

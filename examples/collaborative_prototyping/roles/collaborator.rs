@@ -1,0 +1,114 @@
+//! What all collaborators do: join the workspace, tell what they see in it, and say at the end what they have.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use diai::{
+    Agent, Bytes, CallOptions, Calls, Refusal, Reply, StreamExt,
+    blocks::{Workspace, WorkspaceEvent},
+    core::{Registration, service_fn},
+    discovery::Found,
+};
+use sha2::{Digest, Sha256};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::Outcome;
+use crate::link::{Link, Order, Tell};
+
+const INVITE: &str = "story.invite";
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// The workspace, once joined. Dropping it takes no more invitations.
+pub(super) struct Membership {
+    joined: watch::Receiver<Option<Workspace>>,
+    _served: Registration,
+}
+
+impl Membership {
+    /// Takes invitations from now on.
+    pub(super) fn open(agent: &Agent) -> Outcome<Self> {
+        let (joined, receiver) = watch::channel(None);
+        let (blocks, joined) = (agent.blocks().clone(), Arc::new(joined));
+        let join = service_fn(move |request| {
+            let (blocks, joined) = (blocks.clone(), joined.clone());
+            async move {
+                let refused = |error: diai::blocks::workspace::JoinError| Refusal::Failed { reason: error.to_string() };
+                let workspace = blocks.join_workspace(request.body).await.map_err(refused)?;
+                joined.send_replace(Some(workspace));
+                Ok(Reply::Whole(Bytes::new()))
+            }
+        });
+        Ok(Self { joined: receiver, _served: agent.messaging().register(INVITE, join)? })
+    }
+
+    /// The workspace; waits for the invitation.
+    pub(super) async fn workspace(&self) -> Outcome<Workspace> {
+        let mut joined = self.joined.clone();
+        let workspace = joined.wait_for(Option::is_some).await?.clone();
+        workspace.ok_or_else(|| "no invitation came".into())
+    }
+}
+
+/// Invites `others` to `workspace`.
+pub(super) async fn invite(agent: &Agent, workspace: &Workspace, others: &[Found]) -> Outcome {
+    for other in others {
+        let options = CallOptions::within(WITHIN).idempotent();
+        agent.messaging().call(other.agent(), INVITE, workspace.invitation(), options).await?;
+    }
+    Ok(())
+}
+
+/// Puts a file and tells so.
+pub(super) async fn put(workspace: &Workspace, link: &Link, path: &str, content: Bytes) -> Outcome {
+    let bytes = content.len() as u64;
+    workspace.put(path, content).await?;
+    link.tell(Tell::Put { path: path.to_owned(), bytes });
+    Ok(())
+}
+
+/// Tells of entries of others as they come.
+pub(super) fn watch(workspace: &Workspace, agent: &Agent, link: &Arc<Link>, tasks: &mut JoinSet<()>) {
+    let (mut events, me, link) = (workspace.events(), agent.id(), link.clone());
+    tasks.spawn(async move {
+        while let Some(event) = events.next().await {
+            if let WorkspaceEvent::EntryAdded { path, owner, put_at, seen_at } = event
+                && owner != me
+            {
+                let delay_ms = u64::try_from(seen_at.since(put_at).as_millis()).unwrap_or(u64::MAX);
+                link.tell(Tell::Seen { path, delay_ms });
+            }
+        }
+    });
+}
+
+/// Obeys orders until the end.
+pub(super) async fn until_the_end(agent: &Agent, link: &Link, membership: &Membership) -> Outcome {
+    loop {
+        match link.order().await {
+            Order::Settle { entries } => settle(agent, link, &membership.workspace().await?, entries).await?,
+            Order::End => break,
+            _ => {}
+        }
+    }
+    agent.shutdown().await;
+    Ok(())
+}
+
+/// Waits until all entries are here, and tells the root and a hash over all that can be read.
+pub(super) async fn settle(agent: &Agent, link: &Link, workspace: &Workspace, entries: usize) -> Outcome {
+    let deadline = agent.world().clock.now() + WITHIN;
+    let root = workspace.wait_for_entries(entries, deadline).await?;
+    let mut tree = BTreeMap::new();
+    for entry in workspace.list() {
+        tree.insert(entry.path.clone(), workspace.read_entry(&entry).await?);
+    }
+    let mut hash = Sha256::new();
+    for (path, content) in &tree {
+        hash.update((path.len() as u64).to_le_bytes());
+        hash.update(path);
+        hash.update((content.len() as u64).to_le_bytes());
+        hash.update(content);
+    }
+    let tree = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    link.tell(Tell::Synced { root: root.to_string(), tree });
+    Ok(())
+}
