@@ -65,7 +65,7 @@ impl Served {
     /// Hands `body` to `service`, as a request of Mallory's.
     pub async fn request(&self, service: &str, body: Bytes) {
         let handler = self.0.lock().unwrap_or_else(PoisonError::into_inner)[service].clone();
-        let deadline = Instant::from_nanos(u64::MAX);
+        let deadline = Instant::NEVER;
         let request = Request { from: MALLORY.agent(), peer: MALLORY.peer(), service: service.into(), body, deadline };
         // A refusal is as good as an answer.
         let _ = handler.handle(request).await;

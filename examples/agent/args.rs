@@ -5,7 +5,10 @@ use diai::Multiaddr;
 
 /// A diAI agent, driven by commands on standard input (`help` lists them).
 #[derive(Debug, Parser)]
-#[command(name = "agent", after_help = "The key file's passphrase comes from DIAI_PASSPHRASE, or from a prompt on a terminal.")]
+#[command(
+    name = "agent",
+    after_help = "The key file's passphrase comes from DIAI_PASSPHRASE, or from a prompt on a terminal."
+)]
 pub(crate) struct Args {
     /// The folder of the agent's keys, blocks and records
     #[arg(long, value_name = "DIR", default_value = "./diai-agent")]

@@ -1,8 +1,8 @@
 //! The commands, as they are typed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use diai::{AgentId, CapabilityPath, Cid};
+use diai::{AgentId, CapabilityPath, Cid, tasks::Limits};
 
 pub(crate) const HELP: &str = "\
 id                                        who this agent is, and where it can be dialled
@@ -11,12 +11,15 @@ find PATH                                 agents with a capability, or one below
 send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
 add PATH [--for AGENT]...                 add a file or folder; encrypted if it is for somebody
-get CID OUT                               fetch content, decrypted if it is for this agent, to a file or folder
-run PROGRAM.wasm [--input FILE]... [--capability PATH]
-                                          run a program on the best agent, or here
+get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
+run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
+    [--output-limit-mib N]                run a program on the best agent, or here
 status                                    what this agent has and does
 help                                      this list
 quit                                      end gracefully (so does the end of input)";
+
+/// How long `get` looks, if it is not told.
+const GET_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
@@ -26,11 +29,19 @@ pub(crate) enum Command {
     Send { to: AgentId, text: String },
     Call { to: AgentId, service: String, body: Body },
     Add { path: PathBuf, readers: Vec<AgentId> },
-    Get { cid: Cid, out: PathBuf },
-    Run { program: PathBuf, inputs: Vec<PathBuf>, capability: Option<String> },
+    Get { cid: Cid, out: PathBuf, within: Duration },
+    Run(Run),
     Status,
     Help,
     Quit,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) program: PathBuf,
+    pub(crate) inputs: Vec<PathBuf>,
+    pub(crate) capability: Option<CapabilityPath>,
+    pub(crate) limits: Limits,
 }
 
 #[derive(Debug, PartialEq)]
@@ -50,7 +61,7 @@ impl Command {
             "status" => Self::alone(Self::Status, name, rest),
             "help" => Self::alone(Self::Help, name, rest),
             "quit" => Self::alone(Self::Quit, name, rest),
-            "find" => Ok(Self::Find(rest.parse().map_err(|error| format!("{rest:?} is no capability: {error}"))?)),
+            "find" => Ok(Self::Find(capability(rest)?)),
             "send" => {
                 let (to, text) = split(rest);
                 Ok(Self::Send { to: agent(to)?, text: text.to_owned() })
@@ -66,13 +77,7 @@ impl Command {
                 Ok(Self::Call { to: agent(to)?, service: service.to_owned(), body })
             }
             "add" => Self::add(words(rest)?),
-            "get" => match &words(rest)?[..] {
-                [cid, out] => {
-                    let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
-                    Ok(Self::Get { cid, out: out.into() })
-                }
-                _ => Err("get needs a CID and where to write it".into()),
-            },
+            "get" => Self::get(words(rest)?),
             "run" => Self::run(words(rest)?),
             _ => Err(format!("{name:?} is no command; help lists them")),
         }
@@ -95,18 +100,33 @@ impl Command {
         Ok(Self::Add { path: path.ok_or("add needs a path")?, readers })
     }
 
+    fn get(words: Vec<String>) -> Result<Self, String> {
+        let (cid, out, within) = match &words[..] {
+            [cid, out] => (cid, out, GET_WITHIN),
+            [cid, out, option, within] if option == "--within" => (cid, out, seconds(option, Some(within.clone()))?),
+            _ => return Err("get needs a CID and where to write it, and may have --within SECONDS".into()),
+        };
+        let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
+        Ok(Self::Get { cid, out: out.into(), within })
+    }
+
     fn run(words: Vec<String>) -> Result<Self, String> {
-        let (mut program, mut inputs, mut capability) = (None, Vec::new(), None);
+        let (mut program, mut inputs, mut path, mut limits) = (None, Vec::new(), None, Limits::default());
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--input" => inputs.push(words.next().ok_or("--input needs a file")?.into()),
-                "--capability" => capability = Some(words.next().ok_or("--capability needs a path")?),
-                _ if program.is_none() => program = Some(word.into()),
-                _ => return Err(format!("run takes one program; what is {word:?}?")),
+                "--capability" => path = Some(capability(&words.next().ok_or("--capability needs a path")?)?),
+                "--fuel" => limits.fuel = number(&word, words.next())?,
+                "--time-limit-s" => limits.time = seconds(&word, words.next())?,
+                "--memory-limit-mib" => limits.memory_bytes = mebibytes(&word, words.next())?,
+                "--output-limit-mib" => limits.output_bytes = mebibytes(&word, words.next())?,
+                _ if program.is_none() && !word.starts_with("--") => program = Some(word.into()),
+                _ => return Err(format!("run takes one program and options that help lists; what is {word:?}?")),
             }
         }
-        Ok(Self::Run { program: program.ok_or("run needs a program")?, inputs, capability })
+        let program = program.ok_or("run needs a program")?;
+        Ok(Self::Run(Run { program, inputs, capability: path, limits }))
     }
 }
 
@@ -120,4 +140,22 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 
 fn agent(text: &str) -> Result<AgentId, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn capability(text: &str) -> Result<CapabilityPath, String> {
+    text.parse().map_err(|error| format!("{text:?} is no capability: {error}"))
+}
+
+fn number(option: &str, value: Option<String>) -> Result<u64, String> {
+    let number = value.and_then(|value| value.parse().ok());
+    number.ok_or_else(|| format!("{option} needs a whole number"))
+}
+
+/// At most a day.
+fn seconds(option: &str, value: Option<String>) -> Result<Duration, String> {
+    Ok(Duration::from_secs(number(option, value)?.min(86_400)))
+}
+
+fn mebibytes(option: &str, value: Option<String>) -> Result<u64, String> {
+    Ok(number(option, value)?.saturating_mul(1 << 20))
 }

@@ -9,28 +9,28 @@
 
 mod args;
 mod command;
+mod input;
 mod output;
 mod perform;
 
 use std::{
     io::{IsTerminal, stdin},
+    path::Path,
     process::ExitCode,
 };
 
 use clap::Parser;
-use diai::{Agent, Event, Events, Preset, StreamExt, core::PeerEvent};
-use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    signal::unix::{Signal, SignalKind, signal},
+use diai::{
+    Agent, Event, Events, Preset, StartError, StreamExt,
+    core::PeerEvent,
+    identity::key_file::{KeyFile, KeyFileError},
 };
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use args::{Args, Switch};
 use command::{Command, HELP};
 use output::{Failure, Output};
-
-/// A longer command line is refused.
-const MAX_LINE_BYTES: usize = 1 << 20;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -47,8 +47,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args, output: Output) -> Result<(), Failure> {
+    // Asked for while Ctrl-C still ends the program by itself.
+    let passphrase = passphrase(&args.data_dir)?;
     let mut interrupted = Interrupted::new().map_err(|error| Failure::new("start", error))?;
-    let agent = start(args, output).await?;
+    let agent = start(args, passphrase, output).await?;
     let mut events = agent.events();
     let ready = json!({
         "agent": agent.id().to_string(),
@@ -56,22 +58,15 @@ async fn run(args: Args, output: Output) -> Result<(), Failure> {
         "addrs": perform::addrs(&agent.world().network.local_addrs()),
     });
     output.event("ready", ready);
-    let mut lines = BufReader::new(tokio::io::stdin());
-    let mut line = Vec::new();
+    let mut lines = input::lines();
     loop {
         tokio::select! {
             biased;
             () = interrupted.next() => break,
             Some(event) = events.next() => show(output, event),
-            read = lines.read_until(b'\n', &mut line) => {
-                if read.unwrap_or(0) == 0 {
-                    break;
-                }
-                let text = String::from_utf8_lossy(&std::mem::take(&mut line)).into_owned();
-                if text.trim().is_empty() {
-                    continue;
-                }
-                if !obey(&agent, output, &text, &mut events, &mut interrupted).await {
+            line = lines.recv() => {
+                let Some(line) = line else { break };
+                if !obey(&agent, output, line, &mut events, &mut interrupted).await {
                     break;
                 }
             }
@@ -83,13 +78,14 @@ async fn run(args: Args, output: Output) -> Result<(), Failure> {
 }
 
 /// Carries out one command and answers it, showing events meanwhile. False when the agent is to end.
-async fn obey(agent: &Agent, output: Output, line: &str, events: &mut Events, interrupted: &mut Interrupted) -> bool {
-    if line.len() > MAX_LINE_BYTES {
-        let message = format!("a command has at most {MAX_LINE_BYTES} bytes");
-        output.answer(Err(Failure::new("usage", message)));
-        return true;
-    }
-    let command = match Command::parse(line) {
+async fn obey(
+    agent: &Agent,
+    output: Output,
+    line: Result<String, String>,
+    events: &mut Events,
+    interrupted: &mut Interrupted,
+) -> bool {
+    let command = match line.and_then(|line| Command::parse(&line)) {
         Ok(command) => command,
         Err(message) => {
             output.answer(Err(Failure::new("usage", message)));
@@ -102,7 +98,7 @@ async fn obey(agent: &Agent, output: Output, line: &str, events: &mut Events, in
             return false;
         }
         Command::Help if !output.json => {
-            println!("{HELP}");
+            output.text(HELP);
             return true;
         }
         _ => {}
@@ -124,15 +120,10 @@ async fn obey(agent: &Agent, output: Output, line: &str, events: &mut Events, in
     }
 }
 
-async fn start(args: Args, output: Output) -> Result<Agent, Failure> {
-    let data_dir = args.data_dir.clone();
-    let fresh = !data_dir.join(diai::identity::key_file::KeyFile::PATH).exists();
-    let passphrase = passphrase(&data_dir, fresh)?;
-    if passphrase.is_none() {
-        eprintln!("warning: the key file in {} is not encrypted; set DIAI_PASSPHRASE to protect it", data_dir.display());
-    }
+async fn start(args: Args, passphrase: Option<String>, output: Output) -> Result<Agent, Failure> {
+    let plain = passphrase.is_none();
     let mut builder = Agent::builder()
-        .data_dir(&data_dir)
+        .data_dir(&args.data_dir)
         .preset(Preset::Lan)
         .mdns(args.mdns == Switch::On)
         .serve_tasks(true)
@@ -148,17 +139,34 @@ async fn start(args: Args, output: Output) -> Result<Agent, Failure> {
     if let Some(passphrase) = passphrase {
         builder = builder.passphrase(passphrase);
     }
-    builder.start().await.map_err(|error| Failure::new("start", error))
+    let agent = builder.start().await.map_err(|error| Failure::new(start_code(&error), error))?;
+    if plain {
+        let folder = args.data_dir.display();
+        eprintln!("warning: the key file in {folder} is not encrypted; DIAI_PASSPHRASE protects that of a new agent");
+    }
+    Ok(agent)
+}
+
+fn start_code(error: &StartError) -> &'static str {
+    match error {
+        StartError::KeyFile(KeyFileError::Locked) => "in_use",
+        StartError::KeyFile(KeyFileError::PassphraseNeeded) => "passphrase_needed",
+        StartError::KeyFile(KeyFileError::WrongPassphrase) => "wrong_passphrase",
+        StartError::KeyFile(KeyFileError::NotEncrypted) => "not_encrypted",
+        StartError::KeyFile(KeyFileError::Damaged { .. } | KeyFileError::UnknownFormat { .. }) => "damaged",
+        _ => "start",
+    }
 }
 
 /// The passphrase from the environment, or from a prompt on a terminal: asked for twice when the key file is new.
-fn passphrase(data_dir: &std::path::Path, fresh: bool) -> Result<Option<String>, Failure> {
+fn passphrase(data_dir: &Path) -> Result<Option<String>, Failure> {
     if let Ok(passphrase) = std::env::var("DIAI_PASSPHRASE") {
         return Ok(Some(passphrase).filter(|passphrase| !passphrase.is_empty()));
     }
     if !stdin().is_terminal() {
         return Ok(None);
     }
+    let fresh = !data_dir.join(KeyFile::PATH).exists();
     let ask = |prompt: String| rpassword::prompt_password(prompt).map_err(|error| Failure::new("start", error));
     let first = ask(format!("Passphrase of {} (empty for none): ", data_dir.display()))?;
     if fresh && !first.is_empty() && ask("The same again: ".into())? != first {

@@ -2,10 +2,11 @@
 
 use std::io::{self, Write};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// A command that failed: a name for programs, a text for people.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Failure {
     pub(crate) code: &'static str,
     pub(crate) message: String,
@@ -17,6 +18,26 @@ impl Failure {
     }
 }
 
+/// A line of JSON. What tells it from the others comes first.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Done {
+        ok: bool,
+        #[serde(flatten)]
+        fields: Value,
+    },
+    Failed {
+        ok: bool,
+        error: Failure,
+    },
+    Event {
+        event: &'a str,
+        #[serde(flatten)]
+        fields: Value,
+    },
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) json: bool,
@@ -26,10 +47,8 @@ impl Output {
     /// The answer to a command: exactly one line of JSON.
     pub(crate) fn answer(self, answer: Result<Value, Failure>) {
         match (self.json, answer) {
-            (true, Ok(fields)) => self.line(&merged(json!({ "ok": true }), fields)),
-            (true, Err(Failure { code, message })) => {
-                self.line(&json!({ "ok": false, "error": { "code": code, "message": message } }));
-            }
+            (true, Ok(fields)) => self.line(&Line::Done { ok: true, fields }),
+            (true, Err(error)) => self.line(&Line::Failed { ok: false, error }),
             (false, Ok(fields)) => self.text(&readable(&fields)),
             (false, Err(Failure { code, message })) => self.text(&format!("error ({code}): {message}")),
         }
@@ -38,28 +57,21 @@ impl Output {
     /// Something that happened by itself.
     pub(crate) fn event(self, event: &str, fields: Value) {
         if self.json {
-            self.line(&merged(json!({ "event": event }), fields));
+            self.line(&Line::Event { event, fields });
         } else {
             self.text(&format!("* {event}\n{}", readable(&fields)));
         }
     }
 
-    fn line(self, value: &Value) {
-        self.text(&value.to_string());
+    fn line(self, line: &Line<'_>) {
+        self.text(&serde_json::to_string(line).expect("strings, numbers and lists can be written as JSON"));
     }
 
-    fn text(self, text: &str) {
+    pub(crate) fn text(self, text: &str) {
         let mut out = io::stdout().lock();
         // Whoever read the output is gone: there is nobody to tell.
         let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
     }
-}
-
-fn merged(mut first: Value, second: Value) -> Value {
-    if let (Value::Object(first), Value::Object(second)) = (&mut first, second) {
-        first.extend(second);
-    }
-    first
 }
 
 /// Fields as lines, lists as indented lines.

@@ -1,30 +1,22 @@
 //! What the commands do.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use diai::{
-    Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, StreamExt, TaskSpec,
-    blocks::{
-        fetch::FetchOptions,
-        handle::{AddOptions, ContentError},
-    },
-    core::{CallError, os::FsDisk},
-    tasks::Artifact,
+    Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, TaskSpec,
+    blocks::{AddOptions, ContentError, FetchError, FetchOptions, sealed::OpenError},
+    core::{CallError, Disk, OpenMode, offload, os::FsDisk},
+    tasks::{Artifact, RunError},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    command::{Body, Command, HELP},
+    command::{Body, Command, HELP, Run},
     output::Failure,
 };
 
 const FIND_WITHIN: Duration = Duration::from_secs(5);
 const CALL_WITHIN: Duration = Duration::from_secs(30);
-const GET_WITHIN: Duration = Duration::from_secs(60);
 /// The longest file that `run` and `call` read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Standard output is shown when it is text no longer than this.
@@ -61,9 +53,9 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         }
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
         Command::Add { path, readers } => add(agent, &path, readers).await,
-        Command::Get { cid, out } => get(agent, cid, &out).await,
-        Command::Run { program, inputs, capability } => run(agent, &program, inputs, capability).await,
-        Command::Status => Ok(status(agent)),
+        Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
+        Command::Run(command) => run(agent, command).await,
+        Command::Status => status(agent).await,
         Command::Help => Ok(json!({ "help": HELP.lines().collect::<Vec<_>>() })),
         Command::Quit => Ok(json!({})),
     }
@@ -102,7 +94,7 @@ fn call_failure(error: CallError) -> Failure {
 async fn call(agent: &Agent, to: AgentId, service: &str, body: Body) -> Result<Value, Failure> {
     let body = match body {
         Body::Text(text) => text.into(),
-        Body::File(path) => read(&path).await?,
+        Body::File(path) => read(agent, &path).await?,
     };
     let options = CallOptions::within(CALL_WITHIN);
     let reply = agent.messaging().call(to, service, body, options).await.map_err(call_failure)?;
@@ -112,23 +104,39 @@ async fn call(agent: &Agent, to: AgentId, service: &str, body: Body) -> Result<V
     })
 }
 
-async fn read(path: &Path) -> Result<Bytes, Failure> {
-    let failure = |error| Failure::new("file", format!("cannot read {}: {error}", path.display()));
-    let length = tokio::fs::metadata(path).await.map_err(failure)?.len();
-    if length > MAX_FILE_BYTES {
-        let message = format!("{} has {length} bytes, at most {MAX_FILE_BYTES} are read", path.display());
-        return Err(Failure::new("file", message));
-    }
-    Ok(tokio::fs::read(path).await.map_err(failure)?.into())
+/// All of a file that is there.
+async fn read(agent: &Agent, path: &Path) -> Result<Bytes, Failure> {
+    let (disk, name) = source(path)?;
+    let read = move || {
+        let file = disk.open(&name, OpenMode::Read)?;
+        let length = file.len()?;
+        let long = || std::io::Error::other(format!("it has {length} bytes, at most {MAX_FILE_BYTES} are read"));
+        let fits = usize::try_from(length).ok().filter(|_| length <= MAX_FILE_BYTES);
+        let mut bytes = vec![0; fits.ok_or_else(long)?];
+        file.read_exact_at(0, &mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let failure = |error: &dyn std::fmt::Display| file_failure(path, error);
+    let bytes = offload(&*agent.world().offload, read).await.map_err(|error| failure(&error))?;
+    bytes.map(Bytes::from).map_err(|error| failure(&error))
 }
 
-/// The folder that a path lies in, as a disk, and its name there.
+fn file_failure(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new("file", format!("{}: {error}", path.display()))
+}
+
+/// The folder that something lies in, as a disk, and its name there. Links on the way are followed.
+fn source(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
+    place(&path.canonicalize().map_err(|error| file_failure(path, &error))?)
+}
+
+/// The same for something to be written; the folder is made if it is not there.
 fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
-    let failure = |error: String| Failure::new("file", format!("{}: {error}", path.display()));
-    let full = std::path::absolute(path).map_err(|error| failure(error.to_string()))?;
-    let name = full.file_name().and_then(|name| name.to_str()).ok_or_else(|| failure("has no name".into()))?;
-    let folder = full.parent().ok_or_else(|| failure("has no folder".into()))?;
-    let disk = FsDisk::open(folder).map_err(|error| failure(error.to_string()))?;
+    let failure = |error: &dyn std::fmt::Display| file_failure(path, error);
+    let full = std::path::absolute(path).map_err(|error| failure(&error))?;
+    let name = full.file_name().and_then(|name| name.to_str()).ok_or_else(|| failure(&"this is no name of a file"))?;
+    let folder = full.parent().ok_or_else(|| failure(&"this is no name of a file"))?;
+    let disk = FsDisk::open(folder).map_err(|error| failure(&error))?;
     Ok((Arc::new(disk), name.to_owned()))
 }
 
@@ -139,24 +147,25 @@ async fn add(agent: &Agent, path: &Path, readers: Vec<AgentId>) -> Result<Value,
         certificates.push(record.map_err(|error| Failure::new("unreachable", error))?.certificate().clone());
     }
     let options = if certificates.is_empty() { AddOptions::default() } else { AddOptions::sealed_for(certificates) };
-    let (disk, name) = place(path)?;
+    let (disk, name) = source(path)?;
     let added = agent.blocks().add_path(disk, &name, options).await.map_err(|error| Failure::new("store", error))?;
     Ok(json!({ "cid": added.cid.to_string(), "bytes": added.bytes }))
 }
 
-async fn get(agent: &Agent, cid: Cid, out: &Path) -> Result<Value, Failure> {
+async fn get(agent: &Agent, cid: Cid, out: &Path, within: Duration) -> Result<Value, Failure> {
     let failure = |error: ContentError| {
         let code = match &error {
-            ContentError::Fetch(_) => "not_found",
-            ContentError::Open(_) => "not_allowed",
-            _ => "file",
+            ContentError::Fetch(FetchError::NotFound { .. }) => "not_found",
+            ContentError::Open(OpenError::NotForYou { .. }) => "not_allowed",
+            ContentError::Export(_) | ContentError::Open(OpenError::Io { .. } | OpenError::UnsafeName { .. }) => "file",
+            _ => "store",
         };
         Failure::new(code, error)
     };
-    let deadline = agent.world().clock.now() + GET_WITHIN;
-    agent.blocks().fetch(cid, &FetchOptions::until(deadline)).await.map_err(|error| failure(error.into()))?;
-    let (disk, name) = place(out)?;
+    let deadline = agent.world().clock.now() + within;
     let blocks = agent.blocks();
+    blocks.fetch(cid, &FetchOptions::until(deadline)).await.map_err(|error| failure(error.into()))?;
+    let (disk, name) = place(out)?;
     let bytes = if blocks.is_sealed(cid).await.map_err(failure)? {
         blocks.export_sealed(cid, disk, &name, deadline).await.map_err(failure)?
     } else {
@@ -165,26 +174,27 @@ async fn get(agent: &Agent, cid: Cid, out: &Path) -> Result<Value, Failure> {
     Ok(json!({ "path": out.display().to_string(), "bytes": bytes }))
 }
 
-async fn run(agent: &Agent, program: &Path, inputs: Vec<PathBuf>, capability: Option<String>) -> Result<Value, Failure> {
+async fn run(agent: &Agent, command: Run) -> Result<Value, Failure> {
     let keep = async |path: &Path| {
-        let bytes = read(path).await?;
+        let bytes = read(agent, path).await?;
         let added = agent.blocks().add_bytes(bytes, AddOptions::default()).await;
         added.map(|added| added.cid).map_err(|error| Failure::new("store", error))
     };
-    let mut spec = TaskSpec::wasm(keep(program).await?);
-    for path in &inputs {
+    let mut spec = TaskSpec::wasm(keep(&command.program).await?).limits(command.limits);
+    for path in &command.inputs {
         let name = path.file_name().map_or_else(|| "input".into(), |name| name.to_string_lossy().into_owned());
         spec = spec.input(name, keep(path).await?);
     }
-    if let Some(capability) = capability {
-        spec = spec.capability(capability);
+    if let Some(capability) = command.capability {
+        spec = spec.capability(capability.as_str());
     }
-    let failure = |error: diai::tasks::RunError| Failure::new(error.code(), error);
+    let failure = |error: RunError| Failure::new(error.code(), error);
     let output = agent.tasks().run(spec).result().await.map_err(failure)?;
+    let files = output.files().iter().map(|file| json!({ "name": file.name, "cid": file.artifact.cid.to_string() }));
     let mut answer = json!({
         "agent": output.worker.to_string(),
         "cid": output.stdout().cid.to_string(),
-        "files": output.files().iter().map(|file| json!({ "name": file.name, "cid": file.artifact.cid.to_string() })).collect::<Vec<_>>(),
+        "files": files.collect::<Vec<_>>(),
     });
     if let Some(text) = shown(agent, output.stdout()).await {
         answer["stdout"] = text.into();
@@ -199,11 +209,17 @@ async fn shown(agent: &Agent, artifact: &Artifact) -> Option<String> {
     String::from_utf8(agent.tasks().content(artifact).await.ok()?.to_vec()).ok()
 }
 
-fn status(agent: &Agent) -> Value {
+async fn status(agent: &Agent) -> Result<Value, Failure> {
     let status = agent.status();
-    json!({
+    let blocks = agent.blocks().status().await.map_err(|error| Failure::new("store", error))?;
+    Ok(json!({
         "agent": status.agent.to_string(),
+        "peer": status.peer.to_string(),
+        "addrs": addrs(&status.addrs),
         "peers": status.connected_peers,
         "known_agents": status.known_agents,
-    })
+        "blocks": blocks.store.blocks,
+        "bytes": blocks.store.data_bytes,
+        "pins": blocks.pins,
+    }))
 }

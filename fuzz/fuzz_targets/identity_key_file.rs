@@ -1,7 +1,10 @@
 //! A key file with any content and the right hash. No passphrase: Argon2id would take all the time.
 #![no_main]
 
-use diai_core::{memory::{MemoryDisk, Sim}, write_atomically};
+use diai_core::{
+    memory::{MemoryDisk, Sim},
+    write_atomically,
+};
 use diai_fuzz::{Counting, alices_world};
 use diai_identity::key_file::KeyFile;
 use libfuzzer_sys::fuzz_target;

@@ -22,6 +22,6 @@ fuzz_target!(|data: &[u8]| {
         let head = [&message(&[(1, id.as_bytes())]), data].concat();
         let head = signed("diai/workspace-head/1", &head);
         served.request(SERVICE, message(&[(1, id.as_bytes()), (3, &head)])).await;
-        assert!(workspace.entries().len() <= data.len());
+        assert!(workspace.list().len() <= data.len());
     });
 });

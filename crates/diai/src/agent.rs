@@ -11,7 +11,7 @@ use diai_identity::Identity;
 use diai_messaging::Messaging;
 use diai_tasks::Tasks;
 use futures::{StreamExt, stream};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tracing::Instrument;
 
 use crate::{
@@ -35,6 +35,8 @@ struct Inner {
     /// Services of the agent's own; taken back at shutdown.
     served: Mutex<Vec<Served>>,
     background: Mutex<JoinSet<()>>,
+    /// Whether the agent was shut down.
+    closed: watch::Sender<bool>,
     #[cfg_attr(not(feature = "libp2p"), allow(dead_code, reason = "nothing lies below a World that was brought along"))]
     below: Mutex<Option<Below>>,
 }
@@ -115,6 +117,7 @@ impl Agent {
             tasks,
             served: Mutex::new(served),
             background: Mutex::new(JoinSet::new()),
+            closed: watch::Sender::new(false),
             below: Mutex::new(below),
         }));
         agent.announce(registration);
@@ -179,7 +182,10 @@ impl Agent {
             self.0.discovery.events().map(Event::Discovery).boxed(),
             self.0.blocks.provide_events().map(Event::Blocks).boxed(),
         ];
-        Events(stream::select_all(sources).boxed())
+        let mut closed = self.0.closed.subscribe();
+        // An error says that the last handle was dropped.
+        let end = async move { drop(closed.wait_for(|closed| *closed).await) };
+        Events(stream::select_all(sources).take_until(end).boxed())
     }
 
     /// What the agent has, at a glance.
@@ -207,6 +213,7 @@ impl Agent {
             tracing::error!(%error, "the block store could not be flushed");
         }
         self.0.background.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        self.0.closed.send_replace(true);
         #[cfg(feature = "libp2p")]
         {
             let below = self.0.below.lock().unwrap_or_else(PoisonError::into_inner).take();

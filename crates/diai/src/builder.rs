@@ -113,7 +113,31 @@ impl AgentBuilder {
         Ok(Registration { capabilities, attributes: self.attributes.clone() })
     }
 
-    /// Starts the agent in a World that is there already: a simulation, or a libp2p swarm of your own.
+    /// Starts the agent in a World that is there already: a simulation, or a libp2p swarm of your own. Needs a tokio
+    /// runtime. Whoever made the World ends it after [`Agent::shutdown`], and keeps `identity` certified.
+    ///
+    /// ```
+    /// use diai::{Agent, FindOptions, Identity, core::{memory::{AgentSpec, Sim}, os::OsEntropy}};
+    ///
+    /// let sim = Sim::new(1);
+    /// let join = || {
+    ///     let identity = Identity::generate(&OsEntropy, sim.wall());
+    ///     let certificate = identity.certificate().to_bytes();
+    ///     (sim.join(AgentSpec { agent: identity.agent(), peer: identity.peer(), certificate }), identity)
+    /// };
+    /// let ((here, alice), (there, bob)) = (join(), join());
+    /// let found = sim.run(async {
+    ///     let alice = Agent::builder().start_in(here, alice).await?;
+    ///     let bob = Agent::builder().capability("modeling/3d/jewelry").start_in(there, bob).await?;
+    ///     alice.world().network.connect(bob.status().peer, Vec::new()).await?;
+    ///     let found = alice.discovery().find_agent(bob.id(), FindOptions::default().within).await?;
+    ///     alice.shutdown().await;
+    ///     bob.shutdown().await;
+    ///     Ok::<_, Box<dyn std::error::Error>>((found.record().agent, bob.id()))
+    /// })?;
+    /// assert_eq!(found.0, found.1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// Cancel-safety: dropping the future stops what was started.
     pub async fn start_in(self, world: World, identity: Identity) -> Result<Agent, StartError> {

@@ -8,7 +8,8 @@
 //! without it you bring your own, such as the in-memory one of `diai-core` for tests ([`AgentBuilder::start_in`]).
 //!
 //! # Example
-//! ```no_run
+#![cfg_attr(feature = "libp2p", doc = "```no_run")]
+#![cfg_attr(not(feature = "libp2p"), doc = "```ignore")]
 //! use std::time::Duration;
 //! use diai::{Agent, FindOptions, StreamExt, TaskSpec};
 //!
@@ -60,7 +61,7 @@ pub use diai_net as net;
 pub use diai_tasks as tasks;
 
 pub use diai_blocks::Blocks;
-pub use diai_core::{AgentId, Bytes, CallOptions, Calls, Cid, Multiaddr, PeerId, Refusal, Reply, Request, World};
+pub use diai_core::{AgentId, Bytes, CallError, CallOptions, Calls, Cid, Multiaddr, PeerId, Refusal, Reply, Request, World};
 pub use diai_discovery::{CapabilityPath, Discovery, FindOptions};
 pub use diai_identity::Identity;
 pub use diai_messaging::Messaging;

@@ -9,7 +9,7 @@ use std::{
 use diai::{
     Agent, AgentBuilder, AgentId, Bytes, Cid, Calls, Refusal, Reply, StreamExt, TaskSpec,
     blocks::AddOptions,
-    core::service_fn,
+    core::{BoxFuture, service_fn},
     tasks::{Artifact, RunEvent},
 };
 use diai_examples::guests;
@@ -40,7 +40,7 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Arc<Link>, sources: usize
     let analyse = service_fn(move |request| {
         let analyst = analyst.clone();
         async move {
-            let analysed = analyst.analyse(&request.body).await;
+            let analysed = analyst.analyse(request.body).await;
             analysed.map_err(|error| Refusal::Failed { reason: error.to_string() })?;
             Ok(Reply::Whole(Bytes::new()))
         }
@@ -83,8 +83,8 @@ struct Analyst {
 }
 
 impl Analyst {
-    async fn analyse(&self, body: &[u8]) -> Outcome {
-        let wish: Vec<String> = serde_json::from_slice(body)?;
+    async fn analyse(self, body: Bytes) -> Outcome {
+        let wish: Vec<String> = serde_json::from_slice(&body)?;
         let agent = &self.agent;
         let start = agent.world().clock.now();
         let parts = self.parts().await?;
@@ -95,7 +95,8 @@ impl Analyst {
         let program = agent.blocks().add_bytes(Bytes::from_static(guests::MARKET_MAP), AddOptions::default()).await?.cid;
         let mapped = parts.into_iter().enumerate().map(|(index, (cid, holders))| {
             let spec = wish.iter().fold(TaskSpec::wasm(program), |spec, arg| spec.arg(arg));
-            self.map(format!("part {}", index + 1), spec.input("part.csv", cid).deadline(DEADLINE), holders)
+            let spec = spec.input("part.csv", cid).deadline(DEADLINE);
+            Box::pin(self.clone().map(format!("part {}", index + 1), spec, holders)) as BoxFuture<'static, Outcome<Artifact>>
         });
         let mapped = try_join_all(mapped).await?;
 
@@ -137,7 +138,7 @@ impl Analyst {
     }
 
     /// Maps one part at its owner, or at another holder when he is gone.
-    async fn map(&self, name: String, spec: TaskSpec, holders: Vec<AgentId>) -> Outcome<Artifact> {
+    async fn map(self, name: String, spec: TaskSpec, holders: Vec<AgentId>) -> Outcome<Artifact> {
         let start = self.agent.world().clock.now();
         let owner = holders[0];
         let mut run = self.agent.tasks().run_on(spec, holders);

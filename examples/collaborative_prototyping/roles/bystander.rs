@@ -1,6 +1,6 @@
 //! A bystander serves the network and is granted nothing. He fetches what the others made, and looks.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use diai::{
     Agent, AgentBuilder, Cid, StreamExt,
@@ -60,7 +60,8 @@ async fn peek(agent: &Agent, root: Cid) -> Outcome<(Vec<String>, bool)> {
     attempts.push(format!("tried to open {sealed} sealed parts and opened {}: {reason}", sealed - refused));
 
     let mut telltales = 0;
-    let mut walk = unixfs::walk(blocks.store(), root, unixfs::WalkOptions::default());
+    let options = unixfs::WalkOptions::default();
+    let mut walk = pin!(unixfs::walk(blocks.store(), root, &options));
     while let Some(visited) = walk.next().await {
         let data = blocks.get_block(visited?.cid, deadline).await?;
         telltales += TELLTALES.iter().filter(|&&word| data.windows(word.len()).any(|window| window == word)).count();

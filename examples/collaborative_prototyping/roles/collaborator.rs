@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use diai::{
     Agent, Bytes, CallOptions, Calls, Refusal, Reply, StreamExt,
     blocks::{Workspace, WorkspaceEvent},
-    core::{Registration, service_fn},
+    core::{BoxFuture, Registration, service_fn},
     discovery::Found,
 };
 use sha2::{Digest, Sha256};
@@ -43,8 +43,13 @@ impl Membership {
     /// The workspace; waits for the invitation.
     pub(super) async fn workspace(&self) -> Outcome<Workspace> {
         let mut joined = self.joined.clone();
-        let workspace = joined.wait_for(Option::is_some).await?.clone();
-        workspace.ok_or_else(|| "no invitation came".into())
+        loop {
+            let workspace = joined.borrow_and_update().clone();
+            if let Some(workspace) = workspace {
+                return Ok(workspace);
+            }
+            joined.changed().await?;
+        }
     }
 }
 
@@ -58,11 +63,18 @@ pub(super) async fn invite(agent: &Agent, workspace: &Workspace, others: &[Found
 }
 
 /// Puts a file and tells so.
-pub(super) async fn put(workspace: &Workspace, link: &Link, path: &str, content: Bytes) -> Outcome {
-    let bytes = content.len() as u64;
-    workspace.put(path, content).await?;
-    link.tell(Tell::Put { path: path.to_owned(), bytes });
-    Ok(())
+pub(super) fn put(
+    workspace: &Workspace,
+    link: &Arc<Link>,
+    path: impl Into<String>,
+    content: Bytes,
+) -> BoxFuture<'static, Outcome> {
+    let (workspace, link, path, bytes) = (workspace.clone(), link.clone(), path.into(), content.len() as u64);
+    Box::pin(async move {
+        workspace.put(&path, content).await?;
+        link.tell(Tell::Put { path, bytes });
+        Ok(())
+    })
 }
 
 /// Tells of entries of others as they come.

@@ -96,20 +96,20 @@ fn delivering(agent: &Agent, membership: &Arc<Membership>, link: &Arc<Link>) -> 
     service_fn(move |request| {
         let (agent, membership, link) = (agent.clone(), membership.clone(), link.clone());
         async move {
-            let delivered = deliver(&agent, &membership, &link, &request.body).await;
+            let delivered = deliver(agent, membership, link, request.body).await;
             delivered.map_err(|error| Refusal::Failed { reason: error.to_string() })?;
             Ok(Reply::Whole(Bytes::new()))
         }
     })
 }
 
-async fn deliver(agent: &Agent, membership: &Membership, link: &Link, body: &[u8]) -> Outcome {
-    let delivery: Delivery = serde_json::from_slice(body)?;
+async fn deliver(agent: Agent, membership: Arc<Membership>, link: Arc<Link>, body: Bytes) -> Outcome {
+    let delivery: Delivery = serde_json::from_slice(&body)?;
     let workspace = membership.workspace().await?;
     for (path, cid) in delivery.files {
         let deadline = agent.world().clock.now() + WITHIN;
         let content = agent.blocks().get_bytes(cid.parse()?, MAX_BYTES, deadline).await?;
-        collaborator::put(&workspace, link, &path, content.into()).await?;
+        collaborator::put(&workspace, &link, path, content.into()).await?;
     }
     Ok(())
 }

@@ -51,7 +51,8 @@ impl Manifest {
         proto::Manifest { sealed_at_ms: self.sealed_at.as_unix_ms(), entries }.encode_to_vec()
     }
 
-    /// Decodes the bytes at the beginning of the plaintext. `None` if they are no manifest, or hold paths that are unsafe or stand twice, or sizes beyond all reason.
+    /// Decodes what stands at the beginning of the plaintext. `None` if the bytes are no manifest, or hold paths that
+    /// are unsafe or stand twice, or sizes beyond all reason.
     pub fn decode(bytes: Bytes) -> Option<Self> {
         let manifest: proto::Manifest = decode(bytes, &MANIFEST).ok()?;
         let entry = |entry: proto::Entry| ManifestEntry { path: entry.path, bytes: entry.bytes, folder: entry.folder };

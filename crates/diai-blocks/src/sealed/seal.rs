@@ -4,7 +4,10 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{AgentId, Disk, DiskFile, EntryKind, Offload, OpenMode, World, offload};
 use diai_identity::{Certificate, EncryptionKey, Identity};
-use futures::{TryStreamExt, stream};
+use futures::{
+    TryStreamExt,
+    stream::{self, BoxStream},
+};
 use zeroize::Zeroizing;
 
 use super::{
@@ -24,8 +27,8 @@ use crate::{
 pub enum Source {
     /// Files by name: bytes in memory.
     Files(Vec<(String, Bytes)>),
-    /// The file or folder at a path of a disk. A file is sealed under its name, a folder's entries under their paths
-    /// in it. Names that begin with a dot are left out, as everywhere.
+    /// The file or folder at a path of a disk. A file is sealed without a name, as `add` without sealing does, a folder's
+    /// entries under their paths in it. Names that begin with a dot are left out, as everywhere.
     Path {
         /// Where it lies.
         disk: Arc<dyn Disk>,
@@ -183,7 +186,7 @@ fn plan_path(disk: &Arc<dyn Disk>, root: &str, parts: &mut Vec<Part>) -> Result<
         let entry = disk.entry(root).map_err(|error| io(root, error))?;
         match entry.kind {
             EntryKind::File => {
-                parts.push(file(root.to_owned(), entry.name, entry.bytes));
+                parts.push(file(root.to_owned(), String::new(), entry.bytes));
                 return Ok(());
             }
             EntryKind::Symlink => return Err(SealError::Symlink { path: root.to_owned() }),
@@ -247,7 +250,8 @@ async fn import_content(
     let pool = pool.clone();
     let failed: Arc<std::sync::Mutex<Option<String>>> = Arc::default();
     let failure = failed.clone();
-    let sealed = stream::try_unfold(Some(plain), move |plain| {
+    // Boxed as a type of its own: the bare one is too particular for callers that need a `Send` future.
+    let sealed: BoxStream<'static, io::Result<_>> = Box::pin(stream::try_unfold(Some(plain), move |plain| {
         let (pool, failure) = (pool.clone(), failure.clone());
         async move {
             let Some(mut plain) = plain.filter(|plain| plain.left > 0) else { return Ok(None) };
@@ -260,8 +264,8 @@ async fn import_content(
                 }
             }
         }
-    });
-    let reader = Box::pin(sealed).into_async_read();
+    }));
+    let reader = sealed.into_async_read();
     unixfs::import_reader(store, reader, &ImportOptions::default()).await.map_err(|error| {
         let path = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         match (error, path) {

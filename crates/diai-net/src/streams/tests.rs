@@ -71,5 +71,7 @@ async fn two_hundred_visitors_leave_nothing_behind() {
     timeout_at(&*clock, deadline, rounds).await.unwrap();
     assert_eq!(shared.state().entries(), 0);
     assert!(shared.state().acceptors.values().all(|(_, acceptor)| acceptor.is_idle()));
+    tasks.shutdown().await;
+    drop((host, incoming, shared, parts));
     std::fs::remove_dir_all(folder).unwrap();
 }

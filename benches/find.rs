@@ -1,0 +1,106 @@
+//! Finding the one of twenty agents that can do something, by one who just joined: a verified record, against the bare
+//! lookup of providers in the DHT, which names devices and proves nothing.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use diai::{Agent, CapabilityPath, FindOptions, StreamExt, discovery::capability_key};
+use futures::{FutureExt, future::BoxFuture};
+
+use crate::{
+    Bench, Result, agents,
+    card::{Row, short},
+    contest::{self, Plan, Work, now, work},
+};
+
+pub(crate) fn run(bench: &mut Bench) -> Result<()> {
+    let size = if bench.test { 4 } else { 20 };
+    let folder = tempfile::tempdir()?;
+    let network = Arc::new(bench.on_workers(Network::start(folder.path().to_owned(), size))?);
+    let ours = joiner(&network, |seeker, path| {
+        async move {
+            let mut found = seeker.discovery().find(&path, FindOptions::within(agents::PATIENCE).limit(1));
+            found.next().await.expect("one of them offers it");
+        }
+        .boxed()
+    });
+    let providers = joiner(&network, |seeker, path| {
+        async move {
+            let mut providers = seeker.world().dht.providers(capability_key(&path));
+            while !matches!(providers.next().await, Some(Ok(batch)) if !batch.is_empty()) {}
+        }
+        .boxed()
+    });
+    let plan = Plan { turn: 1, samples: 20, measure: Duration::ZERO, throughput: None };
+    let contenders = [("diai find", ours), ("DHT providers", providers)];
+    let [ours, providers] = contest::run(bench, "find", plan, contenders);
+    bench.card.add(Row {
+        what: "find by capability among 20 agents, first verified record, by one who just joined, p50",
+        ours: short(ours.p50()),
+        bare: format!("the bare lookup of its providers in the DHT {}", short(providers.p50())),
+        ratio: format!("{:.2}x the lookup ({} times)", ours.over(&providers), ours.len()),
+        bar: "none yet",
+        met: None,
+    });
+    bench.runtime.block_on(futures::future::join_all(network.agents.iter().map(Agent::shutdown)));
+    Ok(())
+}
+
+struct Network {
+    folder: PathBuf,
+    agents: Vec<Agent>,
+    joined: AtomicUsize,
+}
+
+/// What the agent of this number offers.
+fn capability(number: usize) -> CapabilityPath {
+    format!("bench/part-{number}").parse().expect("a path")
+}
+
+impl Network {
+    /// Starts the agents, and returns when the first of them finds all others.
+    async fn start(folder: PathBuf, size: usize) -> Result<Self> {
+        let first = agents::agent(&folder, "first").start().await?;
+        let mut all = vec![first.clone()];
+        for number in 1..size {
+            let agent = agents::agent(&folder, &number.to_string()).contact(agents::addr(&first)?);
+            all.push(agent.capability(capability(number).as_str()).start().await?);
+        }
+        let options = FindOptions::within(agents::PATIENCE).limit(size - 1);
+        let found = first.discovery().find(&"bench".parse()?, options).count().await;
+        if found < size - 1 {
+            return Err(format!("{found} of {} agents can be found", size - 1).into());
+        }
+        Ok(Self { folder, agents: all, joined: AtomicUsize::new(0) })
+    }
+
+    /// Lets a new agent join, and says what it shall look for: not what the agent offers through which it joins.
+    async fn join(&self) -> Result<(Agent, CapabilityPath)> {
+        let number = self.joined.fetch_add(1, Ordering::Relaxed);
+        let seeker = agents::agent(&self.folder, &format!("seeker-{number}")).start().await?;
+        agents::connect(&seeker, &self.agents[0]).await?;
+        Ok((seeker, capability(1 + number % (self.agents.len() - 1))))
+    }
+}
+
+/// What `look` takes when an agent does it that just joined.
+fn joiner(network: &Arc<Network>, look: fn(Agent, CapabilityPath) -> BoxFuture<'static, ()>) -> Work {
+    let network = network.clone();
+    work(move || {
+        let network = network.clone();
+        async move {
+            let (seeker, path) = network.join().await.expect("the network lets it join");
+            let start = now();
+            look(seeker.clone(), path).await;
+            let took = start.elapsed();
+            seeker.shutdown().await;
+            took
+        }
+    })
+}
