@@ -3,16 +3,21 @@
 pub mod collaborative_prototyping;
 pub mod guests;
 
-use std::path::Path;
+use std::{io::IsTerminal, path::Path};
 
 use diai::{Agent, AgentBuilder, Preset};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Sends logs to standard error: warnings, or what `RUST_LOG` says.
 pub fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,libp2p_kad=error,yamux=error"));
     // A second call finds the first one's logger, which is as good.
-    let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .try_init();
 }
 
 /// The settings of an agent on loopback, with its data in `folder/name`.

@@ -6,11 +6,7 @@
 
 use std::{error::Error, fs, sync::Arc, time::Duration};
 
-use diai::{
-    Agent,
-    blocks::handle::AddOptions,
-    core::os::FsDisk,
-};
+use diai::{Agent, blocks::handle::AddOptions, core::os::FsDisk};
 use diai_examples::{local_agent, local_agent_knowing, log_to_stderr};
 
 /// How long to look for content.

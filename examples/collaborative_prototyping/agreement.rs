@@ -13,7 +13,12 @@ pub(crate) struct Record {
 
 pub(crate) fn terms(agreement: &Agreement) -> String {
     let offer = agreement.bid().offer();
-    format!("starts in {:.1} s, runs {:.1} s, {} credits", offer.start.as_secs_f64(), offer.run.as_secs_f64(), offer.price)
+    format!(
+        "starts in {:.1} s, runs {:.1} s, {} credits",
+        offer.start.as_secs_f64(),
+        offer.run.as_secs_f64(),
+        offer.price
+    )
 }
 
 pub(crate) fn to_json(records: &[Record]) -> String {

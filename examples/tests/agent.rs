@@ -1,5 +1,6 @@
 //! The `agent` program as its user meets it: processes of their own that talk over loopback, driven line by line.
 #![allow(clippy::disallowed_methods, reason = "a test of whole processes has no World to take files and time from")]
+#![allow(clippy::unwrap_used, reason = "what helps the tests is part of them")]
 
 mod process;
 

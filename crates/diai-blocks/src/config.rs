@@ -30,7 +30,7 @@ pub struct ClientConfig {
     pub max_bytes_per_peer: usize,
     /// Peers that are asked at a time whether they have a block, when none is known to. Default 32.
     pub broadcast: usize,
-    /// A peer that owes blocks and sends nothing for this long is passed over. Default 10 s.
+    /// A peer that owes blocks and sends not even a part of one for this long is passed over. Default 2 s.
     pub stall: Duration,
     /// A want-have not answered by then counts as DONT_HAVE. Default 5 s.
     pub probe_timeout: Duration,
@@ -47,7 +47,7 @@ impl Default for ClientConfig {
             first_window: 16,
             max_bytes_per_peer: 32 << 20,
             broadcast: 32,
-            stall: Duration::from_secs(10),
+            stall: Duration::from_secs(2),
             probe_timeout: Duration::from_secs(5),
             want_timeout: Duration::from_secs(60),
             max_received_bytes: 32 << 20,

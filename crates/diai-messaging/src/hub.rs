@@ -140,7 +140,9 @@ impl Shared {
     }
 
     pub(crate) fn unregister(&self, name: &str) {
-        self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let removed = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        // After the lock: what a handler owns may have services of its own to take back.
+        drop(removed);
     }
 
     /// The service for a request of `from`, if it is served and allowed.

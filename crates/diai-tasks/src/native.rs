@@ -141,7 +141,9 @@ impl Services {
         services.insert(name.to_owned(), task);
         let (services, name) = (self.clone(), name.to_owned());
         Ok(Registration::new(move || {
-            services.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let removed = services.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            // After the lock: what a task owns may have services of its own to take back.
+            drop(removed);
         }))
     }
 }

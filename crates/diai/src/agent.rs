@@ -37,7 +37,10 @@ struct Inner {
     background: Mutex<JoinSet<()>>,
     /// Whether the agent was shut down.
     closed: watch::Sender<bool>,
-    #[cfg_attr(not(feature = "libp2p"), allow(dead_code, reason = "nothing lies below a World that was brought along"))]
+    #[cfg_attr(
+        not(feature = "libp2p"),
+        allow(dead_code, reason = "nothing lies below a World that was brought along")
+    )]
     below: Mutex<Option<Below>>,
 }
 
@@ -98,7 +101,8 @@ impl Agent {
         let locate = Arc::new(ByDiscovery(discovery.clone()));
         let messaging = Messaging::start(&world, &identity, locate.clone(), settings.messaging)?;
         let calls: Arc<dyn Calls> = Arc::new(messaging.clone());
-        let blocks = Blocks::start(&world, identity.clone(), calls.clone(), settings.blocks).await?;
+        let blocks = Blocks::start(&world, identity.clone(), calls.clone(), settings.blocks).await;
+        let blocks = blocks.map_err(|error| StartError::Blocks(Box::new(error)))?;
         let artifacts = Arc::new(InBlocks::new(blocks.clone(), world.clock.clone()));
         let tasks = Tasks::start(&world, identity.clone(), calls, artifacts, locate, settings.tasks)?;
         let mut served = Vec::new();
@@ -205,7 +209,7 @@ impl Agent {
     ///
     /// Cancel-safety: may be dropped and called again.
     pub async fn shutdown(&self) {
-        self.0.served.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(std::mem::take(&mut *self.0.served.lock().unwrap_or_else(PoisonError::into_inner)));
         self.0.tasks.shutdown(TASK_GRACE).await;
         self.0.discovery.close().await;
         self.0.messaging.shutdown().await;
@@ -217,10 +221,10 @@ impl Agent {
         #[cfg(feature = "libp2p")]
         {
             let below = self.0.below.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(below) = below {
-                if let Err(error) = below.net.shutdown().await {
-                    tracing::error!(%error, "addresses and records of the network could not be written");
-                }
+            if let Some(below) = below
+                && let Err(error) = below.net.shutdown().await
+            {
+                tracing::error!(%error, "addresses and records of the network could not be written");
             }
         }
     }

@@ -39,7 +39,7 @@ pub enum StartError {
     Discovery(#[from] diai_discovery::StartError),
     /// Blocks.
     #[error("cannot start the block store: {0}")]
-    Blocks(#[from] diai_blocks::StartError),
+    Blocks(#[source] Box<diai_blocks::StartError>),
     /// Tasks.
     #[error("cannot start tasks: {0}")]
     Tasks(#[from] diai_tasks::StartError),

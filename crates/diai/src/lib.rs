@@ -61,7 +61,9 @@ pub use diai_net as net;
 pub use diai_tasks as tasks;
 
 pub use diai_blocks::Blocks;
-pub use diai_core::{AgentId, Bytes, CallError, CallOptions, Calls, Cid, Multiaddr, PeerId, Refusal, Reply, Request, World};
+pub use diai_core::{
+    AgentId, Bytes, CallError, CallOptions, Calls, Cid, Multiaddr, PeerId, Refusal, Reply, Request, World,
+};
 pub use diai_discovery::{CapabilityPath, Discovery, FindOptions};
 pub use diai_identity::Identity;
 pub use diai_messaging::Messaging;

@@ -16,15 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("diai-tasks", &["diai-core", "diai-identity"]),
     (
         "diai",
-        &[
-            "diai-blocks",
-            "diai-core",
-            "diai-discovery",
-            "diai-identity",
-            "diai-messaging",
-            "diai-net",
-            "diai-tasks",
-        ],
+        &["diai-blocks", "diai-core", "diai-discovery", "diai-identity", "diai-messaging", "diai-net", "diai-tasks"],
     ),
 ];
 
@@ -73,7 +65,8 @@ fn crates_depend_on_nothing_of_the_workspace_but_what_the_list_allows() {
 fn only_diai_net_knows_libp2p_and_no_protocol_crate_has_a_swarm() {
     for (name, edges) in dependencies(&metadata()) {
         for (dependency, kind, _) in edges {
-            let network = dependency == "libp2p" || dependency.starts_with("libp2p-") && dependency != "libp2p-identity";
+            let network =
+                dependency == "libp2p" || dependency.starts_with("libp2p-") && dependency != "libp2p-identity";
             let allowed = matches!(name.as_str(), "diai-net" | "diai-examples" | "diai-benches") || kind == "dev";
             assert!(!network || allowed, "{name} depends on {dependency}");
         }

@@ -14,7 +14,7 @@ use diai::{
 };
 use futures::{AsyncReadExt, AsyncWriteExt};
 
-/// Bytes that are a message of no protocol here: a frame of two bytes, then what cannot be inside of it, and more.
+/// Bytes that are a message of no protocol here.
 fn garbage(kind: usize) -> Vec<u8> {
     match kind {
         // A short frame whose content is an endless varint.
@@ -65,5 +65,34 @@ fn garbage_on_any_protocol_cuts_its_sender_off_and_others_are_served() {
         let fetched = carol.blocks().get_bytes(wares, 1 << 20, within(&carol, 30)).await.unwrap();
         assert_eq!(fetched, vec![5; 600_000]);
         assert_eq!(find(&carol, "shop", 1).await, ids([&bob]));
+    });
+}
+
+#[test]
+fn a_peer_that_opens_all_streams_it_may_and_says_nothing_costs_only_itself() {
+    let sim = Sim::new(2);
+    sim.run(async {
+        let bob = start(&sim, 1, echoing().capability("shop").serve_tasks(true)).await;
+        let identity = identity(&sim, 100);
+        let mallory = enter(&sim, &identity);
+        let mut held = Vec::new();
+        for protocol in [SESSION, RECORD_PROTOCOL].into_iter().chain(Version::PROTOCOLS) {
+            for _ in 0..200 {
+                let Ok(mut opened) = mallory.network.open(bob.status().peer, &[protocol]).await else { break };
+                // Half a frame on every other one.
+                if held.len() % 2 == 0 {
+                    let _ = opened.stream.write_all(&[100, 1]).await;
+                }
+                held.push(opened.stream);
+            }
+        }
+        let carol = start(&sim, 2, echoing()).await;
+        connect(&carol, &bob).await;
+        let wares = add(&bob, vec![5; 600_000]).await;
+        assert_eq!(echo(&carol, bob.id()).await.unwrap(), "still here");
+        assert_eq!(carol.blocks().get_bytes(wares, 1 << 20, within(&carol, 30)).await.unwrap(), vec![5; 600_000]);
+        assert_eq!(find(&carol, "shop", 1).await, ids([&bob]));
+        assert!(held.len() > 200);
+        drop(held);
     });
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{HELLO, add, common_root, echo, echoing, find, ids, kill, neighbours, restart, share, start, tree, within};
+use common::{
+    HELLO, add, common_root, connect, echo, echoing, find, ids, kill, neighbours, restart, share, start, tree, within,
+};
 use diai::{
     Agent, Bytes, TaskSpec,
     blocks::{AddOptions, Block, FetchOptions, RAW},
@@ -100,6 +102,7 @@ fn an_agent_that_was_shut_down_answers_nobody_and_its_calls_end() {
     sim.run(async {
         let agents = neighbours(&sim, 2).await;
         let [alice, bob] = &agents[..] else { unreachable!() };
+        connect(alice, bob).await;
         assert!(echo(alice, bob.id()).await.is_ok());
         let block = add(bob, "left behind").await;
         bob.shutdown().await;

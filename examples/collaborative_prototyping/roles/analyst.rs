@@ -7,7 +7,7 @@ use std::{
 };
 
 use diai::{
-    Agent, AgentBuilder, AgentId, Bytes, Cid, Calls, Refusal, Reply, StreamExt, TaskSpec,
+    Agent, AgentBuilder, AgentId, Bytes, Calls, Cid, Refusal, Reply, StreamExt, TaskSpec,
     blocks::AddOptions,
     core::{BoxFuture, service_fn},
     tasks::{Artifact, RunEvent},
@@ -17,7 +17,9 @@ use futures::future::try_join_all;
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
-    Outcome, collaborator::{self, Membership}, enter, find, since_ms,
+    Outcome,
+    collaborator::{self, Membership},
+    enter, find, since_ms,
     source::parts_of,
 };
 use crate::link::{Link, Order, Tell};
@@ -92,11 +94,13 @@ impl Analyst {
         self.link.tell(Tell::PartsKnown);
         self.go_on.notified().await;
 
-        let program = agent.blocks().add_bytes(Bytes::from_static(guests::MARKET_MAP), AddOptions::default()).await?.cid;
+        let program =
+            agent.blocks().add_bytes(Bytes::from_static(guests::MARKET_MAP), AddOptions::default()).await?.cid;
         let mapped = parts.into_iter().enumerate().map(|(index, (cid, holders))| {
             let spec = wish.iter().fold(TaskSpec::wasm(program), |spec, arg| spec.arg(arg));
             let spec = spec.input("part.csv", cid).deadline(DEADLINE);
-            Box::pin(self.clone().map(format!("part {}", index + 1), spec, holders)) as BoxFuture<'static, Outcome<Artifact>>
+            Box::pin(self.clone().map(format!("part {}", index + 1), spec, holders))
+                as BoxFuture<'static, Outcome<Artifact>>
         });
         let mapped = try_join_all(mapped).await?;
 

@@ -128,13 +128,22 @@ impl Creator<'_> {
         let best = negotiation.bids().into_iter().next();
         let best = best.ok_or_else(|| format!("nobody bids: {:?}", negotiation.refusals()))?;
         let took_ms = since_ms(agent, start);
-        link.note(format!("gets {} bids; the best finishes in {:.1} s", negotiation.bids().len(), best.finish().as_secs_f64()));
+        link.note(format!(
+            "gets {} bids; the best finishes in {:.1} s",
+            negotiation.bids().len(),
+            best.finish().as_secs_f64()
+        ));
         link.tell(Tell::Did { what: "called for proposals".into(), place: "two modellers".into(), took_ms });
         Ok((negotiation, best))
     }
 
     /// Has the ring modelled: by the best bidder, and when he fails by the next, under a new agreement.
-    async fn model(&self, spec: TaskSpec, negotiation: &mut Negotiation, first: Bid) -> Outcome<(Vec<Record>, Vec<(String, String)>)> {
+    async fn model(
+        &self,
+        spec: TaskSpec,
+        negotiation: &mut Negotiation,
+        first: Bid,
+    ) -> Outcome<(Vec<Record>, Vec<(String, String)>)> {
         let mut records: Vec<Record> = Vec::new();
         let mut next = Some(first);
         while let Some(bid) = next {
@@ -149,7 +158,12 @@ impl Creator<'_> {
             };
             self.agreed(&agreement, "signed", false);
             let start = self.agent.world().clock.now();
-            let result = self.run(TaskSpec { program: diai::tasks::Program::Wasm(bid_program(&bid)?), ..spec.clone() }, bid.participant()).await;
+            let result = self
+                .run(
+                    TaskSpec { program: diai::tasks::Program::Wasm(bid_program(&bid)?), ..spec.clone() },
+                    bid.participant(),
+                )
+                .await;
             match result {
                 Ok(output) => {
                     let (what, took_ms) = ("modelled the ring".to_owned(), since_ms(self.agent, start));
@@ -215,7 +229,14 @@ impl Creator<'_> {
             ("Closed bodies".into(), facts.shells.to_string()),
             ("Size".into(), format!("{x:.1} x {y:.1} x {z:.1} mm")),
             ("Watertight".into(), "yes: every edge is shared by exactly two triangles".into()),
-            ("Work".into(), format!("{:.1} s, {:.1} billion operations, signed by the worker", output.usage.wall_ms as f64 / 1000.0, output.usage.fuel as f64 / 1e9)),
+            (
+                "Work".into(),
+                format!(
+                    "{:.1} s, {:.1} billion operations, signed by the worker",
+                    output.usage.wall_ms as f64 / 1000.0,
+                    output.usage.fuel as f64 / 1e9
+                ),
+            ),
         ])
     }
 

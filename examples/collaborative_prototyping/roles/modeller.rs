@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{
-    Outcome, collaborator::{self, Membership}, enter,
+    Outcome,
+    collaborator::{self, Membership},
+    enter,
 };
 use crate::link::{Link, Tell};
 

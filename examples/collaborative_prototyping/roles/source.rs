@@ -62,7 +62,10 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Link, data_dir: &Path, so
         let body = serde_json::to_vec(&part)?;
         agent.messaging().call(neighbour, HOLD, body.into(), CallOptions::within(WITHIN).idempotent()).await?;
     }
-    link.note(format!("holds {rows} prices, sealed for {} readers, and a copy lies with a neighbour", others.len() + 1));
+    link.note(format!(
+        "holds {rows} prices, sealed for {} readers, and a copy lies with a neighbour",
+        others.len() + 1
+    ));
     let what = format!("sealed {rows} prices and had them copied");
     link.tell(Tell::Did { what, place: "here".into(), took_ms: since_ms(&agent, start) });
     link.tell(Tell::Joined);

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{AgentId, World, timeout_at};
+use diai_core::{AgentId, World, offload, timeout_at};
 use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -76,7 +76,7 @@ pub(crate) struct Executor {
     artifacts: Arc<dyn Artifacts>,
     pub(crate) services: Services,
     /// Made when the first guest comes: an agent that runs none pays nothing.
-    wasm: OnceLock<Result<Wasm, HostFault>>,
+    wasm: Arc<OnceLock<Result<Wasm, HostFault>>>,
     admissions: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     estimates: Mutex<LruCache<Program, Duration>>,
@@ -89,7 +89,7 @@ impl Executor {
             world,
             artifacts,
             services: Services::default(),
-            wasm: OnceLock::new(),
+            wasm: Arc::default(),
             admissions: Arc::new(Semaphore::new(config.max_guests + config.max_queued)),
             slots: Arc::new(Semaphore::new(config.max_guests)),
             estimates: Mutex::new(LruCache::new(NonZeroUsize::new(MAX_ESTIMATES).unwrap_or(NonZeroUsize::MIN))),
@@ -255,6 +255,14 @@ impl Executor {
     }
 
     async fn program(&self, cid: Cid, bytes_in: &mut u64) -> Result<Result<Compiled, GuestError>, HostFault> {
+        if self.wasm.get().is_none() {
+            // The first engine takes a while: not on the thread that says to requesters that this agent lives.
+            let (cell, world, config) = (self.wasm.clone(), self.world.clone(), self.config.clone());
+            let make = move || {
+                cell.get_or_init(|| Wasm::new(&world, &config));
+            };
+            offload(&*self.world.offload, make).await.map_err(|_| closed())?;
+        }
         let wasm = self.wasm()?;
         if let Some(compiled) = wasm.compiled(&cid) {
             return Ok(Ok(compiled));
