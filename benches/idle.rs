@@ -135,6 +135,6 @@ pub(crate) async fn child(role: &str) -> Result<()> {
     };
     println!("{READY}");
     let mut byte = [0];
-    stdin().read(&mut byte).await?;
+    while stdin().read(&mut byte).await? > 0 {}
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! cargo run --release --example share_files
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a program's own files and time, outside any agent")]
+
 use std::{error::Error, fs, sync::Arc, time::Duration};
 
 use diai::{Agent, blocks::handle::AddOptions, core::os::FsDisk};

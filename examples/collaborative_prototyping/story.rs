@@ -1,6 +1,8 @@
 //! The story as the first process sees it: it starts the agents, gives the word to begin, kills whom it is told to, and
 //! writes down what the agents tell.
 
+#![allow(clippy::disallowed_methods, reason = "a program's own files and time, outside any agent")]
+
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use diai_examples::collaborative_prototyping::{
@@ -36,7 +38,6 @@ struct Story {
     script: Script,
     account: Account,
     cast: Cast,
-    #[allow(clippy::disallowed_types, reason = "the account is told in real time")]
     start: Instant,
     report: Report,
     /// Who put what, and who saw it when.
@@ -56,7 +57,6 @@ struct Waiting {
 }
 
 impl Story {
-    #[allow(clippy::disallowed_methods, reason = "the account is told in real time")]
     fn new(script: Script, account: Account, cast: Cast) -> Self {
         let report = Report {
             title: script.idea.title.clone(),
