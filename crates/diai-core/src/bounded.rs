@@ -56,7 +56,7 @@ impl Field {
         Self { tag, max_count: 1, shape: Shape::Scalar }
     }
 
-    /// Repeated numbers, packed or not, at most `max_count`.
+    /// Repeated varints, packed or not, at most `max_count`.
     pub const fn scalars(tag: u32, max_count: usize) -> Self {
         Self { tag, max_count, shape: Shape::Scalar }
     }
@@ -142,8 +142,7 @@ fn walk(mut bytes: &[u8], bounds: &Bounds, depth: usize) -> Result<(), DecodeErr
         let mut entries = 1;
         match (&field.shape, scalars) {
             (Shape::Scalar, true) => {}
-            // Packed: no number is shorter than a byte.
-            (Shape::Scalar, false) => entries = content.len(),
+            (Shape::Scalar, false) => entries = packed(content),
             (Shape::Bytes { max_bytes }, false) if content.len() > *max_bytes => return Err(over(*max_bytes)),
             (Shape::Bytes { .. }, false) => {}
             (Shape::Message(inner), false) => {
@@ -158,6 +157,12 @@ fn walk(mut bytes: &[u8], bounds: &Bounds, depth: usize) -> Result<(), DecodeErr
         }
     }
     Ok(())
+}
+
+/// How many numbers are packed in `content`: each ends in a byte without its top bit, and none is longer than ten bytes.
+fn packed(content: &[u8]) -> usize {
+    let ends = content.iter().filter(|byte| **byte < 0x80).count();
+    ends.max(content.len().div_ceil(10))
 }
 
 /// Takes a field's content off `bytes`: what it holds, and whether it is a single number.

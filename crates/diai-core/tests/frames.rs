@@ -41,6 +41,8 @@ fn bounds_hold_for_counts_lengths_depth_and_unknown_fields() {
     let over = |tag, limit| Err(DecodeError::OverLimit { message: "outer", tag, limit });
     assert_eq!(check(&[0x08, 1, 0x08, 2], &OUTER), over(1, 1));
     assert_eq!(check(&[0x12, 4, 1, 1, 1, 1], &OUTER), over(2, 3));
+    assert_eq!(check(&[0x12, 6, 0x80, 1, 0x80, 0x80, 0x80, 1], &OUTER), Ok(()), "two numbers of two and four bytes");
+    assert_eq!(check(&[&[0x12, 31][..], &[0xff; 31]].concat(), &OUTER), over(2, 3));
     assert_eq!(check(&[0x1a, 0, 0x1a, 0, 0x1a, 0], &OUTER), over(3, 2));
     let inner = Err(DecodeError::OverLimit { message: "inner", tag: 1, limit: 4 });
     assert_eq!(check(&[0x1a, 7, 0x0a, 5, 0, 0, 0, 0, 0], &OUTER), inner);

@@ -5,13 +5,16 @@ use std::{
 };
 
 use diai_blocks::Blocks;
-use diai_core::{AgentId, Calls, Multiaddr, PeerId, Registration as Served, World};
+use diai_core::{AgentId, Calls, Multiaddr, PeerId, Registration as Served, World, timeout_at};
 use diai_discovery::{Discovery, Registration};
 use diai_identity::Identity;
 use diai_messaging::Messaging;
 use diai_tasks::Tasks;
 use futures::{StreamExt, stream};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use tracing::Instrument;
 
 use crate::{
@@ -44,6 +47,8 @@ struct Inner {
     below: Mutex<Option<Below>>,
 }
 
+/// How long a start waits for the first contact, and then for the registration.
+const JOIN_WITHIN: Duration = Duration::from_secs(5);
 /// Guests that run at shutdown may come to their end for so long.
 const TASK_GRACE: Duration = Duration::from_secs(10);
 
@@ -52,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) world: World,
     pub(crate) identity: Identity,
     pub(crate) below: Option<Below>,
+    /// Whether there is somebody to meet before the agent counts as started.
+    pub(crate) contacts: bool,
 }
 
 /// What lies below a World that the agent made itself: stopped last, and the lock of the data folder with it.
@@ -95,7 +102,7 @@ impl Agent {
     }
 
     async fn compose(settings: AgentBuilder, parts: Parts) -> Result<Self, StartError> {
-        let Parts { world, identity, below } = parts;
+        let Parts { world, identity, below, contacts } = parts;
         let registration = settings.registration()?;
         let discovery = Discovery::start(&world, identity.clone(), settings.discovery).await?;
         let locate = Arc::new(ByDiscovery(discovery.clone()));
@@ -124,19 +131,43 @@ impl Agent {
             closed: watch::Sender::new(false),
             below: Mutex::new(below),
         }));
-        agent.announce(registration);
+        if contacts {
+            agent.meet().await;
+        }
+        let announced = agent.announce(registration);
+        if contacts {
+            let deadline = agent.0.world.clock.now() + JOIN_WITHIN;
+            // Late or failed, it goes on in the background.
+            let _ = timeout_at(&*agent.0.world.clock, deadline, announced).await;
+        }
         Ok(agent)
     }
 
+    /// Waits for the first certified peer, but not for long: a contact may be down, and the agent is of use without.
+    async fn meet(&self) {
+        let World { network, clock, .. } = &self.0.world;
+        let mut events = network.events();
+        let met = async {
+            while !network.peers().iter().any(|peer| peer.agent.is_some()) && events.next().await.is_some() {}
+        };
+        if timeout_at(&**clock, clock.now() + JOIN_WITHIN, met).await.is_err() {
+            tracing::warn!("no contact has answered yet; trying on in the background");
+        }
+    }
+
     /// Registers in the background: in a young network there may be nobody yet to place a record with, and discovery
-    /// tries again by itself.
-    fn announce(&self, registration: Registration) {
+    /// tries again by itself. The receiver hears of the end of the first try.
+    fn announce(&self, registration: Registration) -> oneshot::Receiver<()> {
+        let (done, announced) = oneshot::channel();
         let discovery = self.0.discovery.clone();
         self.background(async move {
             if let Err(error) = discovery.register(registration).await {
                 tracing::info!(%error, "the registration is not placed everywhere yet");
             }
+            // Nobody waits for it in a World that was brought along.
+            let _ = done.send(());
         });
+        announced
     }
 
     pub(crate) fn background(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -141,7 +141,7 @@ impl AgentBuilder {
     ///
     /// Cancel-safety: dropping the future stops what was started.
     pub async fn start_in(self, world: World, identity: Identity) -> Result<Agent, StartError> {
-        Agent::start(self, Parts { world, identity, below: None }).await
+        Agent::start(self, Parts { world, identity, below: None, contacts: false }).await
     }
 }
 
@@ -199,8 +199,9 @@ mod over_libp2p {
             self
         }
 
-        /// Starts the agent over libp2p: opens the key file (or makes it), joins the network, and starts to register the
-        /// agent's capabilities. Needs a tokio runtime with IO and time enabled.
+        /// Starts the agent over libp2p: opens the key file (or makes it), joins the network, and registers the agent's
+        /// capabilities. With contacts it waits up to 5 s to meet one, and up to 5 s for the registration; what takes
+        /// longer goes on in the background. Needs a tokio runtime with IO and time enabled.
         ///
         /// Cancel-safety: dropping the future stops what was started.
         pub async fn start(mut self) -> Result<Agent, StartError> {
@@ -221,10 +222,12 @@ mod over_libp2p {
             };
             let identity = key_file.identity();
             let parts = diai_net::Parts { clock, entropy, disk, offload };
-            let net = Net::start(identity.clone(), parts, settings.config()).await?;
+            let config = settings.config();
+            let contacts = !config.contacts.is_empty();
+            let net = Net::start(identity.clone(), parts, config).await?;
             let world = net.world();
             let below = Some(Below { net, key_file });
-            let agent = Agent::start(self, Parts { world, identity, below }).await?;
+            let agent = Agent::start(self, Parts { world, identity, below, contacts }).await?;
             agent.keep_certified();
             Ok(agent)
         }
