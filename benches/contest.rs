@@ -14,6 +14,9 @@ use crate::Bench;
 /// Does its work so many times and says how long each took.
 pub(crate) type Work = Box<dyn Fn(u64) -> BoxFuture<'static, Vec<Duration>>>;
 
+/// Pieces of work of each contender before anything counts.
+const WARM_UP: u64 = 8;
+
 /// How often and how long.
 pub(crate) struct Plan {
     /// Times that one contender does its work before it is the next one's turn.
@@ -105,6 +108,11 @@ pub(crate) fn run<const N: usize>(
     // What was measured in the turns of others and criterion has not asked for yet.
     let mut ready: [VecDeque<Duration>; N] = [const { VecDeque::new() }; N];
     let runtime = &bench.runtime;
+    if !bench.test && !plan.measure.is_zero() {
+        for (_, work) in &contenders {
+            runtime.block_on(runtime.spawn(work(WARM_UP))).expect("the work does not panic");
+        }
+    }
     let mut group = bench.criterion.benchmark_group(group);
     configure(&mut group, &plan);
     for index in 0..N {
@@ -130,13 +138,12 @@ pub(crate) fn run<const N: usize>(
 }
 
 fn configure(group: &mut BenchmarkGroup<'_, WallTime>, plan: &Plan) {
-    group.sample_size(plan.samples);
+    // The warm-up is our own; criterion's, by the clock, would use up what the turns of others left. One piece of work
+    // is enough for it to plan with.
+    group.sample_size(plan.samples).warm_up_time(Duration::from_nanos(1));
+    group.measurement_time(plan.measure.max(Duration::from_nanos(1)));
     if plan.measure.is_zero() {
-        // A warm-up of one piece of work, then one for each sample.
-        let least = Duration::from_nanos(1);
-        group.sampling_mode(SamplingMode::Flat).warm_up_time(least).measurement_time(least);
-    } else {
-        group.warm_up_time(plan.measure / 4).measurement_time(plan.measure);
+        group.sampling_mode(SamplingMode::Flat);
     }
     if let Some(throughput) = &plan.throughput {
         group.throughput(throughput.clone());

@@ -32,8 +32,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     });
     let providers = joiner(&network, |seeker, path| {
         async move {
-            let mut providers = seeker.world().dht.providers(capability_key(&path));
-            while !matches!(providers.next().await, Some(Ok(batch)) if !batch.is_empty()) {}
+            assert!(is_provided(&seeker, &path).await, "the DHT names who offers it");
         }
         .boxed()
     });
@@ -77,6 +76,17 @@ impl Network {
         if found < size - 1 {
             return Err(format!("{found} of {} agents can be found", size - 1).into());
         }
+        // The registrations may still be on their way into the DHT.
+        let clock = first.world().clock.clone();
+        let deadline = clock.now() + agents::PATIENCE;
+        for number in 1..size {
+            while !is_provided(&first, &capability(number)).await {
+                if clock.now() > deadline {
+                    return Err(format!("the DHT does not know who offers {:?}", capability(number)).into());
+                }
+                clock.sleep_until(clock.now() + Duration::from_millis(50)).await;
+            }
+        }
         Ok(Self { folder, agents: all, joined: AtomicUsize::new(0) })
     }
 
@@ -84,9 +94,25 @@ impl Network {
     async fn join(&self) -> Result<(Agent, CapabilityPath)> {
         let number = self.joined.fetch_add(1, Ordering::Relaxed);
         let seeker = agents::agent(&self.folder, &format!("seeker-{number}")).start().await?;
-        agents::connect(&seeker, &self.agents[0]).await?;
+        let first = agents::connect(&seeker, &self.agents[0]).await?;
+        // It has joined when it would ask somebody: a lookup before that asks nobody and ends.
+        let (clock, dht) = (seeker.world().clock.clone(), seeker.world().dht.clone());
+        while !dht.closest(capability_key(&capability(0))).await.is_ok_and(|closest| closest.contains(&first)) {
+            clock.sleep_until(clock.now() + Duration::from_millis(5)).await;
+        }
         Ok((seeker, capability(1 + number % (self.agents.len() - 1))))
     }
+}
+
+/// Whether a lookup in the DHT names a device that offers it.
+async fn is_provided(seeker: &Agent, path: &CapabilityPath) -> bool {
+    let mut batches = seeker.world().dht.providers(capability_key(path));
+    while let Some(batch) = batches.next().await {
+        if batch.is_ok_and(|devices| !devices.is_empty()) {
+            return true;
+        }
+    }
+    false
 }
 
 /// What `look` takes when an agent does it that just joined.

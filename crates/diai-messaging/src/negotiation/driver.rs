@@ -25,8 +25,10 @@ use super::{
 };
 use crate::inbox::lock;
 
-/// Time for one award or cancel.
+/// Time for one award.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Who is told that he is not needed may be dead: his offer lapses by itself, and nobody waits long to tell him.
+const COURTESY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Negotiates for one agent. Cheap to clone.
 #[derive(Clone)]
@@ -178,7 +180,7 @@ impl Negotiator {
     async fn cancel(&self, call: &Call, cancels: Vec<(AgentId, &'static str)>) {
         let notes = cancels.into_iter().map(|(agent, reason)| {
             let body = ToParticipant::Cancel(sign_cancel(&self.identity, call.id, reason)).to_bytes();
-            self.calls.call(agent, SERVICE, body, CallOptions::within(STEP_TIMEOUT).idempotent())
+            self.calls.call(agent, SERVICE, body, CallOptions::within(COURTESY_TIMEOUT).idempotent())
         });
         for result in join_all(notes).await {
             if let Err(error) = result {
