@@ -141,10 +141,7 @@ fn configure(group: &mut BenchmarkGroup<'_, WallTime>, plan: &Plan) {
     // The warm-up is our own; criterion's, by the clock, would use up what the turns of others left. One piece of work
     // is enough for it to plan with.
     group.sample_size(plan.samples).warm_up_time(Duration::from_nanos(1));
-    group.measurement_time(plan.measure.max(Duration::from_nanos(1)));
-    if plan.measure.is_zero() {
-        group.sampling_mode(SamplingMode::Flat);
-    }
+    group.measurement_time(plan.measure.max(Duration::from_nanos(1))).sampling_mode(SamplingMode::Flat);
     if let Some(throughput) = &plan.throughput {
         group.throughput(throughput.clone());
     }

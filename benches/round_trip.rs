@@ -32,7 +32,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let caller = caller.clone();
         async move { assert_eq!(caller.call([7; BODY]).await, [7; BODY]) }
     });
-    let plan = Plan { turn: 64, samples: 50, measure: Duration::from_secs(2), throughput: None };
+    let plan = Plan { turn: 64, samples: 50, measure: Duration::from_secs(1), throughput: None };
     let contenders = [
         ("diai call", ours),
         ("open stream echo", echo(bench, &tls)?),

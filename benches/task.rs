@@ -55,7 +55,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let (calls, body) = (calls.clone(), Bytes::from_static(&[7; BODY]));
         async move { drop(calls.call(to, agents::ECHO, body, CallOptions::default()).await.expect("it is served")) }
     });
-    let plan = Plan { turn: 16, samples: 50, measure: Duration::from_secs(2), throughput: None };
+    let plan = Plan { turn: 16, samples: 50, measure: Duration::from_secs(1), throughput: None };
     let [ours, call] = contest::run(bench, "task", plan, [("diai task", ours), ("round trip", call)]);
     let ratio = ours.over(&call);
     bench.card.add(Row {
