@@ -14,17 +14,14 @@ use crate::Bench;
 /// Does its work so many times and says how long each took.
 pub(crate) type Work = Box<dyn Fn(u64) -> BoxFuture<'static, Vec<Duration>>>;
 
-/// Pieces of work of each contender before anything counts.
-const WARM_UP: u64 = 8;
-
 /// How often and how long.
 pub(crate) struct Plan {
     /// Times that one contender does its work before it is the next one's turn.
     pub(crate) turn: u64,
-    /// Criterion's samples, at least 10.
+    /// Criterion's samples, at least 10; a first one of the same size warms up.
     pub(crate) samples: usize,
-    /// For all samples of one contender; zero: one piece of work is a sample, however long it takes.
-    pub(crate) measure: Duration,
+    /// Pieces of work in a sample.
+    pub(crate) pieces: u64,
     /// What one piece of work amounts to.
     pub(crate) throughput: Option<Throughput>,
 }
@@ -108,25 +105,23 @@ pub(crate) fn run<const N: usize>(
     // What was measured in the turns of others and criterion has not asked for yet.
     let mut ready: [VecDeque<Duration>; N] = [const { VecDeque::new() }; N];
     let runtime = &bench.runtime;
-    if !bench.test && !plan.measure.is_zero() {
-        for (_, work) in &contenders {
-            runtime.block_on(runtime.spawn(work(WARM_UP))).expect("the work does not panic");
-        }
-    }
+    let (turn, pieces) = if bench.test { (1, 1) } else { (plan.turn, plan.pieces) };
     let mut group = bench.criterion.benchmark_group(group);
     configure(&mut group, &plan);
     for index in 0..N {
         group.bench_function(contenders[index].0, |bencher| {
             bencher.iter_custom(|times| {
-                while (ready[index].len() as u64) < times {
+                while (ready[index].len() as u64) < pieces {
                     for (other, (_, work)) in contenders.iter().enumerate() {
-                        let turn = plan.turn.min(times);
                         let took = runtime.block_on(runtime.spawn(work(turn))).expect("the work does not panic");
                         all[other].extend(&took);
                         ready[other].extend(took);
                     }
                 }
-                ready[index].drain(..times as usize).sum()
+                // Criterion guesses from the clock how often it should ask, and what others' turns left takes no time:
+                // a sample is what the plan says, whatever it asks for.
+                let took: Duration = ready[index].drain(..pieces as usize).sum();
+                took.mul_f64(times as f64 / pieces as f64)
             });
         });
     }
@@ -138,10 +133,8 @@ pub(crate) fn run<const N: usize>(
 }
 
 fn configure(group: &mut BenchmarkGroup<'_, WallTime>, plan: &Plan) {
-    // The warm-up is our own; criterion's, by the clock, would use up what the turns of others left. One piece of work
-    // is enough for it to plan with.
-    group.sample_size(plan.samples).warm_up_time(Duration::from_nanos(1));
-    group.measurement_time(plan.measure.max(Duration::from_nanos(1))).sampling_mode(SamplingMode::Flat);
+    let least = Duration::from_nanos(1);
+    group.sample_size(plan.samples).sampling_mode(SamplingMode::Flat).warm_up_time(least).measurement_time(least);
     if let Some(throughput) = &plan.throughput {
         group.throughput(throughput.clone());
     }

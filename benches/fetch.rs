@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use criterion::Throughput;
@@ -40,8 +39,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let (_tls_server, tls) = bench.on_workers(bare::pair(Security::Tls))?;
     let (_noise_server, noise) = bench.on_workers(bare::pair(Security::Noise))?;
     let ours = fetch(seeder.clone(), root, folder.path().to_owned());
-    let plan =
-        Plan { turn: 1, samples: 10, measure: Duration::ZERO, throughput: Some(Throughput::Bytes((mib << 20) as u64)) };
+    let plan = Plan { turn: 1, samples: 10, pieces: 1, throughput: Some(Throughput::Bytes((mib << 20) as u64)) };
     let contenders = [
         ("diai fetch", ours),
         ("bare stream and SHA-256", bulk(bench, &tls, mib)?),

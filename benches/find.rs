@@ -36,7 +36,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         }
         .boxed()
     });
-    let plan = Plan { turn: 1, samples: 20, measure: Duration::ZERO, throughput: None };
+    let plan = Plan { turn: 1, samples: 20, pieces: 1, throughput: None };
     let contenders = [("diai find", ours), ("DHT providers", providers)];
     let [ours, providers] = contest::run(bench, "find", plan, contenders);
     bench.card.add(Row {

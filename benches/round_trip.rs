@@ -1,6 +1,6 @@
 //! A request of 64 bytes and its answer: a call, against an echo on an open stream, and against request-response.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use diai::{Bytes, CallOptions, Calls};
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +32,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let caller = caller.clone();
         async move { assert_eq!(caller.call([7; BODY]).await, [7; BODY]) }
     });
-    let plan = Plan { turn: 64, samples: 50, measure: Duration::from_secs(1), throughput: None };
+    let plan = Plan { turn: 64, samples: 50, pieces: 100, throughput: None };
     let contenders = [
         ("diai call", ours),
         ("open stream echo", echo(bench, &tls)?),

@@ -1,11 +1,8 @@
 //! A tiny WASM task on another agent, its program warm and its result inline, against a call to the same agent.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use diai::{Bytes, CallOptions, Calls, TaskSpec, blocks::AddOptions};
@@ -55,7 +52,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         let (calls, body) = (calls.clone(), Bytes::from_static(&[7; BODY]));
         async move { drop(calls.call(to, agents::ECHO, body, CallOptions::default()).await.expect("it is served")) }
     });
-    let plan = Plan { turn: 16, samples: 50, measure: Duration::from_secs(1), throughput: None };
+    let plan = Plan { turn: 16, samples: 50, pieces: 16, throughput: None };
     let [ours, call] = contest::run(bench, "task", plan, [("diai task", ours), ("round trip", call)]);
     let ratio = ours.over(&call);
     bench.card.add(Row {

@@ -1,7 +1,7 @@
 //! Requests per second with 64 in flight: calls, against frames on one bare stream, as many in one write as there are,
 //! and against request-response.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use criterion::Throughput;
 use diai::{Bytes, CallOptions, Calls, StreamExt};
@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         async move { coalesced(&mut *open.lock().await, burst).await.expect("the server echoes") }
     });
     let throughput = Some(Throughput::Elements(burst as u64));
-    let plan = Plan { turn: 1, samples: 20, measure: Duration::from_secs(2), throughput };
+    let plan = Plan { turn: 1, samples: 20, pieces: 1, throughput };
     let contenders = [("diai calls", ours), ("coalesced frames", frames), ("request-response", request_response)];
     let [ours, frames, request_response] = contest::run(bench, "throughput", plan, contenders);
     let per_second = |times: &Times| burst as f64 / times.p50().as_secs_f64().max(f64::MIN_POSITIVE);
