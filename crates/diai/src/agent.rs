@@ -37,6 +37,10 @@ struct Inner {
     tasks: Tasks,
     /// Services of the agent's own; taken back at shutdown.
     served: Mutex<Vec<Served>>,
+    /// What to register; taken when it is.
+    registration: Mutex<Option<Registration>>,
+    /// Whether there is somebody to meet before the agent counts as started.
+    contacts: bool,
     background: Mutex<JoinSet<()>>,
     /// Whether the agent was shut down.
     closed: watch::Sender<bool>,
@@ -103,7 +107,7 @@ impl Agent {
 
     async fn compose(settings: AgentBuilder, parts: Parts) -> Result<Self, StartError> {
         let Parts { world, identity, below, contacts } = parts;
-        let registration = settings.registration()?;
+        let registration = Mutex::new(Some(settings.registration()?));
         let discovery = Discovery::start(&world, identity.clone(), settings.discovery).await?;
         let locate = Arc::new(ByDiscovery(discovery.clone()));
         let messaging = Messaging::start(&world, &identity, locate.clone(), settings.messaging)?;
@@ -127,20 +131,36 @@ impl Agent {
             blocks,
             tasks,
             served: Mutex::new(served),
+            registration,
+            contacts,
             background: Mutex::new(JoinSet::new()),
             closed: watch::Sender::new(false),
             below: Mutex::new(below),
         }));
-        if contacts {
-            agent.meet().await;
-        }
-        let announced = agent.announce(registration);
-        if contacts {
-            let deadline = agent.0.world.clock.now() + JOIN_WITHIN;
-            // Late or failed, it goes on in the background.
-            let _ = timeout_at(&*agent.0.world.clock, deadline, announced).await;
+        if !settings.register_later {
+            agent.register().await;
         }
         Ok(agent)
+    }
+
+    /// Lets others find the agent: registers what its builder was told. [`AgentBuilder`]'s start has done so, unless it
+    /// was told to [`register_later`](AgentBuilder::register_later); a second call does nothing.
+    ///
+    /// With contacts it waits up to 5 s to meet one, and up to 5 s for the registration; what takes longer goes on in the
+    /// background. Cancel-safety: dropping the future before a contact was met leaves the agent unregistered, and a later
+    /// call does it.
+    pub async fn register(&self) {
+        if self.0.contacts {
+            self.meet().await;
+        }
+        let registration = self.0.registration.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(registration) = registration else { return };
+        let announced = self.announce(registration);
+        if self.0.contacts {
+            let deadline = self.0.world.clock.now() + JOIN_WITHIN;
+            // Late or failed, it goes on in the background.
+            let _ = timeout_at(&*self.0.world.clock, deadline, announced).await;
+        }
     }
 
     /// Waits for the first certified peer, but not for long: a contact may be down, and the agent is of use without.

@@ -17,6 +17,7 @@ pub struct AgentBuilder {
     network: NetworkSettings,
     capabilities: Vec<String>,
     attributes: Attributes,
+    pub(crate) register_later: bool,
     pub(crate) services: Vec<(String, Arc<dyn Service>)>,
     pub(crate) native_tasks: Vec<(String, Arc<dyn NativeTask>)>,
     pub(crate) messaging: diai_messaging::Config,
@@ -63,6 +64,13 @@ impl AgentBuilder {
         R: Future<Output = Result<Reply, Refusal>> + Send + 'static,
     {
         self.services.push((name.into(), service_fn(handler)));
+        self
+    }
+
+    /// Starts without registering the agent, so that it is not found yet: for services that need the agent itself, and so
+    /// can only be registered with [`Agent::messaging`] once it is there. Call [`Agent::register`] when all are.
+    pub fn register_later(mut self) -> Self {
+        self.register_later = true;
         self
     }
 
@@ -200,8 +208,8 @@ mod over_libp2p {
         }
 
         /// Starts the agent over libp2p: opens the key file (or makes it), joins the network, and registers the agent's
-        /// capabilities. With contacts it waits up to 5 s to meet one, and up to 5 s for the registration; what takes
-        /// longer goes on in the background. Needs a tokio runtime with IO and time enabled.
+        /// capabilities as [`Agent::register`] does, unless [`AgentBuilder::register_later`] was called. Needs a tokio
+        /// runtime with IO and time enabled.
         ///
         /// Cancel-safety: dropping the future stops what was started.
         pub async fn start(mut self) -> Result<Agent, StartError> {

@@ -58,7 +58,8 @@ pub(crate) async fn play(role: Role, args: &Args) -> Outcome {
 
 async fn act(role: Role, args: &Args, link: &Arc<Link>) -> Outcome {
     let data_dir = args.data_dir.clone().ok_or("a role needs a data folder")?;
-    let builder = Agent::builder().data_dir(&data_dir).preset(Preset::Test).serve_tasks(role != Role::Creator);
+    let builder =
+        Agent::builder().data_dir(&data_dir).preset(Preset::Test).serve_tasks(role != Role::Creator).register_later();
     let builder = args.contact.iter().cloned().fold(builder, AgentBuilder::contact);
     let builder = role.capabilities().iter().fold(builder, |builder, path| builder.capability(*path));
     let alone = args.contact.is_empty();
@@ -72,11 +73,12 @@ async fn act(role: Role, args: &Args, link: &Arc<Link>) -> Outcome {
     }
 }
 
-/// Says that the agent is up, and waits until it has met somebody.
+/// Says that the agent is up, lets others find it now that its services are there, and waits until it has met somebody.
 async fn enter(agent: &Agent, link: &Link, alone: bool) -> Outcome {
     let mut events = agent.world().network.events();
     let addrs = agent.status().addrs.iter().map(ToString::to_string).collect();
     link.tell(Tell::Ready { agent: agent.id().to_string(), addrs });
+    agent.register().await;
     let met = || agent.world().network.peers().iter().any(|peer| peer.agent.is_some());
     while !alone && !met() {
         match events.next().await {
