@@ -52,6 +52,7 @@ mod codec;
 mod encryption;
 mod envelope;
 mod identity;
+mod proven;
 mod signature;
 mod signer;
 

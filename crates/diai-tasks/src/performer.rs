@@ -6,7 +6,7 @@ use bytes::Bytes;
 use diai_identity::{Identity, Signed};
 
 use crate::{
-    Artifact, Artifacts, AttemptId, OutputFile, Produced, codec,
+    Artifact, ArtifactError, Artifacts, AttemptId, OutputFile, Produced, codec,
     error::{GuestError, HostFault},
     executor::{Admission, Executor, Job, RawOutput},
     message::{MAX_INLINE_BYTES, RESULT_DOMAIN, TaskResult},
@@ -47,7 +47,7 @@ impl Performer {
         Ok(self.identity.sign(RESULT_DOMAIN, codec::encode_result(&result)))
     }
 
-    /// Short outputs go with the result, the others into the store.
+    /// Short outputs go with the result, the others into the store: durable before anybody hears of them.
     async fn keep(&self, output: RawOutput) -> Result<Produced, HostFault> {
         let mut room = self.inline_bytes;
         let stdout = self.keep_one(output.stdout, &mut room).await?;
@@ -55,7 +55,11 @@ impl Performer {
         for (name, bytes) in output.files {
             files.push(OutputFile { name, artifact: self.keep_one(bytes, &mut room).await? });
         }
-        Ok(Produced { stdout, files })
+        let produced = Produced { stdout, files };
+        if produced.artifacts().any(|artifact| artifact.inline.is_none()) {
+            self.artifacts.flush().await.map_err(unavailable)?;
+        }
+        Ok(produced)
     }
 
     async fn keep_one(&self, content: Bytes, room: &mut usize) -> Result<Artifact, HostFault> {
@@ -64,9 +68,11 @@ impl Performer {
             *room = rest;
             return Ok(Artifact { cid: raw_cid(&content), bytes, inline: Some(content) });
         }
-        match self.artifacts.put(content).await {
-            Ok(cid) => Ok(Artifact { cid, bytes, inline: None }),
-            Err(error) => Err(HostFault::Unavailable { reason: error.to_string() }),
-        }
+        let cid = self.artifacts.put(content).await.map_err(unavailable)?;
+        Ok(Artifact { cid, bytes, inline: None })
     }
+}
+
+fn unavailable(error: ArtifactError) -> HostFault {
+    HostFault::Unavailable { reason: error.to_string() }
 }

@@ -13,9 +13,13 @@ pub trait Artifacts: Send + Sync + 'static {
     /// `max_bytes` it fails without reading more.
     fn get(&self, cid: Cid, max_bytes: u64) -> BoxFuture<'static, Result<Bytes, ArtifactError>>;
 
-    /// Keeps `bytes`, so that others can get them, and gives their CID. Content of up to 64 KiB must become one raw
-    /// block hashed with sha2-256, because its CID is also computed without the store.
+    /// Keeps `bytes`, so that others can get them, and gives their CID. Need not be durable before
+    /// [`flush`](Self::flush). Content of up to 64 KiB must become one raw block hashed with sha2-256, because its CID is
+    /// also computed without the store.
     fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>>;
+
+    /// Makes all that was put before durable.
+    fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>>;
 
     /// The length of `cid`, if it is held here. Asks nobody else.
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>>;

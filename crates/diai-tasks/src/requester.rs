@@ -409,10 +409,13 @@ impl Requester {
         }
     }
 
-    /// Completes when all short outputs are stored.
+    /// Completes when all short outputs are stored and durable.
     pub(crate) async fn stored(&self) {
         let mut background = std::mem::take(&mut *lock(&self.background));
         while background.join_next().await.is_some() {}
+        if let Err(error) = self.artifacts.flush().await {
+            tracing::warn!(%error, "outputs that travelled with their results could not be made durable");
+        }
     }
 }
 

@@ -85,10 +85,15 @@ impl Artifacts for InBlocks {
         Box::pin(async move {
             let failed = |error: &dyn std::error::Error| ArtifactError::Store { reason: error.to_string() };
             let imported = unixfs::import_reader(blocks.store(), &bytes[..], &ImportOptions::default()).await;
-            let root = imported.map_err(|error| failed(&error))?.root();
-            blocks.flush().await.map_err(|error| failed(&error))?;
-            Ok(root)
+            Ok(imported.map_err(|error| failed(&error))?.root())
         })
+    }
+
+    fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>> {
+        let blocks = self.blocks.clone();
+        Box::pin(
+            async move { blocks.flush().await.map_err(|error| ArtifactError::Store { reason: error.to_string() }) },
+        )
     }
 
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {

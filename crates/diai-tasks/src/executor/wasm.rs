@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Clock, Instant, Offload, World, offload};
 use lru::LruCache;
-use tokio::{sync::OwnedSemaphorePermit, sync::Semaphore, task::JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig, Store,
     Trap, UpdateDeadline,
@@ -122,8 +122,6 @@ impl Wasm {
     ) -> Result<Ended, HostFault> {
         let cancelled = Arc::new(AtomicBool::new(false));
         let _stop_on_drop = StopOnDrop { cancelled: cancelled.clone(), engine: self.engine.clone() };
-        let mut ticker = JoinSet::new();
-        ticker.spawn(tick(self.clock.clone(), self.engine.clone()));
         let run = Run {
             clock: self.clock.clone(),
             deadline: self.clock.now() + spec.limits.time,
@@ -131,21 +129,24 @@ impl Wasm {
             fuel: spec.limits.fuel,
             cancelled,
         };
-        offload(&*self.offload, move || {
+        let run = offload(&*self.offload, move || {
             let ended = run.guest(&compiled, guest);
             drop(slot);
             ended
-        })
-        .await
-        .map_err(|_| shutting_down())?
+        });
+        tokio::select! {
+            biased;
+            ended = run => ended.map_err(|_| shutting_down())?,
+            () = self.tick() => Err(shutting_down()),
+        }
     }
-}
 
-/// Moves the engine's epoch, so that guests look at the clock.
-async fn tick(clock: Arc<dyn Clock>, engine: Engine) {
-    loop {
-        clock.sleep_until(clock.now() + EPOCH).await;
-        engine.increment_epoch();
+    /// Moves the engine's epoch, so that guests look at the clock; never ends.
+    async fn tick(&self) {
+        loop {
+            self.clock.sleep_until(self.clock.now() + EPOCH).await;
+            self.engine.increment_epoch();
+        }
     }
 }
 

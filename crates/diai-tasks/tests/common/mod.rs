@@ -209,6 +209,10 @@ impl Artifacts for Store {
         futures::future::ready(Ok(cid)).boxed()
     }
 
+    fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>> {
+        futures::future::ready(Ok(())).boxed()
+    }
+
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {
         let held = self.own.lock().unwrap().get(&cid).map(|bytes| bytes.len() as u64);
         futures::future::ready(held).boxed()
