@@ -1,4 +1,5 @@
-//! diAI in a libp2p swarm that you wrote: add one behaviour, and use single crates over the World that it brings.
+//! diAI in a libp2p swarm that you wrote: add one behaviour, and use single crates over the World that it brings, without
+//! `diai`.
 //!
 //! ```sh
 //! cargo run --release --example own_swarm
@@ -6,15 +7,16 @@
 
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
-use diai::{
-    CallOptions, Calls, FindOptions, StreamExt, World,
-    core::os::{FsDisk, OsClock, OsEntropy, ThreadPool},
-    core::{Clock, service_fn},
-    discovery::{Config as DiscoveryConfig, Discovery, Registration},
-    identity::Identity,
-    messaging::{Config as MessagingConfig, Messaging, NoLocate},
-    net::{Behaviour, Config, Parts},
+use diai_core::{
+    CallOptions, Calls, Clock, World,
+    os::{FsDisk, OsClock, OsEntropy, ThreadPool},
+    service_fn,
 };
+use diai_discovery::{Config as DiscoveryConfig, Discovery, FindOptions, Registration};
+use diai_identity::Identity;
+use diai_messaging::{Config as MessagingConfig, Messaging, NoLocate};
+use diai_net::{Behaviour, Config, Parts};
+use futures::StreamExt;
 use libp2p::{SwarmBuilder, identify, noise, ping, swarm::NetworkBehaviour, tcp, yamux};
 use tokio::task::JoinSet;
 

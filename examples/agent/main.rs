@@ -14,9 +14,11 @@ mod output;
 mod perform;
 
 use std::{
+    env::VarError,
     io::{IsTerminal, stdin},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -26,79 +28,97 @@ use diai::{
     identity::key_file::{KeyFile, KeyFileError},
 };
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+};
 
 use args::{Args, Switch};
 use command::{Command, HELP};
 use output::{Failure, Output};
 
+/// The longest text that is shown.
+const MAX_TEXT_BYTES: usize = 64 << 10;
+/// What is printed may wait so long for its reader once the agent has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
     diai_examples::log_to_stderr();
-    let output = Output { json: args.json };
-    match run(args, output).await {
+    let (end, ending) = watch::channel(false);
+    let (output, printed) = Output::new(args.json, ending.clone());
+    let code = match run(args, output.clone(), end, ending).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.answer(Err(failure));
+            output.answer(Err(failure)).await;
             ExitCode::FAILURE
         }
-    }
+    };
+    drop(output);
+    // The reader may have stopped reading.
+    let _ = printed.recv_timeout(LAST_WORDS);
+    code
 }
 
-async fn run(args: Args, output: Output) -> Result<(), Failure> {
+async fn run(
+    args: Args,
+    output: Output,
+    end: watch::Sender<bool>,
+    mut ending: watch::Receiver<bool>,
+) -> Result<(), Failure> {
     // Asked for while Ctrl-C still ends the program by itself.
     let passphrase = passphrase(&args.data_dir)?;
-    let mut interrupted = Interrupted::new().map_err(|error| Failure::new("start", error))?;
-    let agent = start(args, passphrase, output).await?;
+    let interrupted = Interrupted::new().map_err(|error| Failure::new("start", error))?;
+    let mut watching = JoinSet::new();
+    watching.spawn(interrupted.watch(end));
+    let (ready, is_ready) = watch::channel(false);
+    let agent = start(args, passphrase, &output, is_ready).await?;
     let mut events = agent.events();
-    let ready = json!({
-        "agent": agent.id().to_string(),
-        "peer": agent.world().network.local_peer().to_string(),
-        "addrs": perform::addrs(&agent.world().network.local_addrs()),
-    });
-    output.event("ready", ready);
+    output.event("ready", perform::id(&agent)).await;
+    ready.send_replace(true);
     let mut lines = input::lines();
     loop {
         tokio::select! {
             biased;
-            () = interrupted.next() => break,
-            Some(event) = events.next() => show(output, event),
+            () = told(&mut ending) => break,
+            Some(event) = events.next() => show(&output, event),
             line = lines.recv() => {
                 let Some(line) = line else { break };
-                if !obey(&agent, output, line, &mut events, &mut interrupted).await {
+                if !obey(&agent, &output, line, &mut events, &mut ending).await {
                     break;
                 }
             }
         }
     }
     agent.shutdown().await;
-    output.event("stopped", json!({}));
+    output.event("stopped", json!({})).await;
     Ok(())
 }
 
 /// Carries out one command and answers it, showing events meanwhile. False when the agent is to end.
 async fn obey(
     agent: &Agent,
-    output: Output,
+    output: &Output,
     line: Result<String, String>,
     events: &mut Events,
-    interrupted: &mut Interrupted,
+    ending: &mut watch::Receiver<bool>,
 ) -> bool {
     let command = match line.and_then(|line| Command::parse(&line)) {
         Ok(command) => command,
         Err(message) => {
-            output.answer(Err(Failure::new("usage", message)));
+            output.answer(Err(Failure::new("usage", message))).await;
             return true;
         }
     };
     match command {
         Command::Quit => {
-            output.answer(Ok(json!({})));
+            output.answer(Ok(json!({}))).await;
             return false;
         }
         Command::Help if !output.json => {
-            output.text(HELP);
+            output.text(HELP.to_owned()).await;
             return true;
         }
         _ => {}
@@ -107,12 +127,12 @@ async fn obey(
     loop {
         tokio::select! {
             biased;
-            () = interrupted.next() => {
-                output.answer(Err(Failure::new("interrupted", "the agent is ending")));
+            () = told(ending) => {
+                output.answer(Err(Failure::new("interrupted", "the agent is ending"))).await;
                 return false;
             }
             answer = &mut performing => {
-                output.answer(answer);
+                output.answer(answer).await;
                 return true;
             }
             Some(event) = events.next() => show(output, event),
@@ -120,19 +140,34 @@ async fn obey(
     }
 }
 
-async fn start(args: Args, passphrase: Option<String>, output: Output) -> Result<Agent, Failure> {
-    let plain = passphrase.is_none();
+/// Texts are shown from when `ready` is true, so that nothing comes before the event of that name.
+async fn start(
+    args: Args,
+    passphrase: Option<String>,
+    output: &Output,
+    ready: watch::Receiver<bool>,
+) -> Result<Agent, Failure> {
+    let (plain, output) = (passphrase.is_none(), output.clone());
+    let show = move |request: diai::Request| {
+        let (output, mut ready) = (output.clone(), ready.clone());
+        async move {
+            if request.body.len() > MAX_TEXT_BYTES {
+                let reason = format!("a text has at most {MAX_TEXT_BYTES} bytes");
+                return Err(diai::Refusal::BadRequest { reason });
+            }
+            told(&mut ready).await;
+            let text = String::from_utf8_lossy(&request.body).into_owned();
+            output.event("message", json!({ "from": request.from.to_string(), "text": text })).await;
+            Ok(diai::Reply::Whole(diai::Bytes::new()))
+        }
+    };
     let mut builder = Agent::builder()
         .data_dir(&args.data_dir)
         .preset(Preset::Lan)
         .mdns(args.mdns == Switch::On)
         .serve_tasks(true)
         .service("echo", |request| async move { Ok(request.body.into()) })
-        .service("text", move |request| async move {
-            let text = String::from_utf8_lossy(&request.body).into_owned();
-            output.event("message", json!({ "from": request.from.to_string(), "text": text }));
-            Ok(diai::Reply::Whole(diai::Bytes::new()))
-        });
+        .service("text", show);
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));
     builder = args.peer.into_iter().fold(builder, |builder, addr| builder.contact(addr));
     builder = args.capability.into_iter().fold(builder, |builder, path| builder.capability(path));
@@ -160,8 +195,11 @@ fn start_code(error: &StartError) -> &'static str {
 
 /// The passphrase from the environment, or from a prompt on a terminal: asked for twice when the key file is new.
 fn passphrase(data_dir: &Path) -> Result<Option<String>, Failure> {
-    if let Ok(passphrase) = std::env::var("DIAI_PASSPHRASE") {
-        return Ok(Some(passphrase).filter(|passphrase| !passphrase.is_empty()));
+    match std::env::var("DIAI_PASSPHRASE") {
+        Ok(passphrase) => return Ok(Some(passphrase).filter(|passphrase| !passphrase.is_empty())),
+        // To go on without would write a plain key file.
+        Err(VarError::NotUnicode(_)) => return Err(Failure::new("start", "DIAI_PASSPHRASE is not UTF-8 text")),
+        Err(VarError::NotPresent) => {}
     }
     if !stdin().is_terminal() {
         return Ok(None);
@@ -175,15 +213,21 @@ fn passphrase(data_dir: &Path) -> Result<Option<String>, Failure> {
     Ok(Some(first).filter(|passphrase| !passphrase.is_empty()))
 }
 
-fn show(output: Output, event: Event) {
+fn show(output: &Output, event: Event) {
     match event {
         Event::Peer(PeerEvent::Connected(peer)) => {
             let agent = peer.agent.map(|agent| agent.to_string());
-            output.event("connected", json!({ "peer": peer.peer.to_string(), "agent": agent }));
+            output.hint("connected", json!({ "peer": peer.peer.to_string(), "agent": agent }));
         }
-        Event::Peer(PeerEvent::Disconnected(peer)) => output.event("disconnected", json!({ "peer": peer.to_string() })),
+        Event::Peer(PeerEvent::Disconnected(peer)) => output.hint("disconnected", json!({ "peer": peer.to_string() })),
         other => tracing::debug!(?other, "event"),
     }
+}
+
+/// Waits until it is true, or never will be.
+async fn told(flag: &mut watch::Receiver<bool>) {
+    // An error says that whoever would have told it is gone.
+    let _ = flag.wait_for(|flag| *flag).await;
 }
 
 /// Ctrl-C and SIGTERM.
@@ -195,6 +239,15 @@ struct Interrupted {
 impl Interrupted {
     fn new() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The first lets the agent end gracefully, the second ends the program at once.
+    async fn watch(mut self, end: watch::Sender<bool>) {
+        self.next().await;
+        end.send_replace(true);
+        self.next().await;
+        eprintln!("ended at once; what was not durable yet may be lost");
+        std::process::exit(130);
     }
 
     async fn next(&mut self) {

@@ -1,6 +1,6 @@
 //! What the commands do.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
 use diai::{
     Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, TaskSpec,
@@ -17,6 +17,8 @@ use crate::{
 
 const FIND_WITHIN: Duration = Duration::from_secs(5);
 const CALL_WITHIN: Duration = Duration::from_secs(30);
+/// What `run` allows for all but the running itself.
+const AROUND_A_RUN: Duration = Duration::from_secs(60);
 /// The longest file that `run` and `call` read.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Standard output is shown when it is text no longer than this.
@@ -25,11 +27,7 @@ const MAX_SHOWN_BYTES: u64 = 16 << 10;
 /// Carries out a command; what it gives are the fields of its answer.
 pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Failure> {
     match command {
-        Command::Id => Ok(json!({
-            "agent": agent.id().to_string(),
-            "peer": agent.world().network.local_peer().to_string(),
-            "addrs": addrs(&agent.world().network.local_addrs()),
-        })),
+        Command::Id => Ok(id(agent)),
         Command::Peers => Ok(json!({ "peers": peers(agent) })),
         Command::Find(path) => {
             let found = agent.discovery().find_all(&path, FindOptions::within(FIND_WITHIN)).await;
@@ -59,6 +57,15 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         Command::Help => Ok(json!({ "help": HELP.lines().collect::<Vec<_>>() })),
         Command::Quit => Ok(json!({})),
     }
+}
+
+/// Who the agent is, and where it can be dialled.
+pub(crate) fn id(agent: &Agent) -> Value {
+    json!({
+        "agent": agent.id().to_string(),
+        "peer": agent.world().network.local_peer().to_string(),
+        "addrs": addrs(&agent.world().network.local_addrs()),
+    })
 }
 
 pub(crate) fn addrs(addrs: &[Multiaddr]) -> Vec<String> {
@@ -175,15 +182,19 @@ async fn get(agent: &Agent, cid: Cid, out: &Path, within: Duration) -> Result<Va
 }
 
 async fn run(agent: &Agent, command: Run) -> Result<Value, Failure> {
-    let keep = async |path: &Path| {
-        let bytes = read(agent, path).await?;
+    let keep = async |path: &Path, otherwise: &'static str| {
+        let bytes = read(agent, path).await.map_err(|failure| Failure { code: unread(path, otherwise), ..failure })?;
         let added = agent.blocks().add_bytes(bytes, AddOptions::default()).await;
         added.map(|added| added.cid).map_err(|error| Failure::new("store", error))
     };
-    let mut spec = TaskSpec::wasm(keep(&command.program).await?).limits(command.limits);
+    let program = keep(&command.program, "invalid_program").await?;
+    // The limit is the program's own; finding a worker, fetching and compiling come on top.
+    let deadline = AROUND_A_RUN + command.limits.time;
+    let mut spec = TaskSpec::wasm(program).limits(command.limits).deadline(deadline);
+    let mut names = BTreeSet::new();
     for path in &command.inputs {
-        let name = path.file_name().map_or_else(|| "input".into(), |name| name.to_string_lossy().into_owned());
-        spec = spec.input(name, keep(path).await?);
+        let name = input_name(path, &mut names);
+        spec = spec.input(name, keep(path, "not_found").await?);
     }
     if let Some(capability) = command.capability {
         spec = spec.capability(capability.as_str());
@@ -200,6 +211,24 @@ async fn run(agent: &Agent, command: Run) -> Result<Value, Failure> {
         answer["stdout"] = text.into();
     }
     Ok(answer)
+}
+
+/// The code for a file of `run` that could not be read.
+fn unread(path: &Path, otherwise: &'static str) -> &'static str {
+    match path.metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => "not_found",
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => "not_allowed",
+        _ => otherwise,
+    }
+}
+
+/// What the guest finds the file under: its own name, with a number if another has it already.
+fn input_name(path: &Path, taken: &mut BTreeSet<String>) -> String {
+    let own = path.file_name().map_or_else(|| "input".into(), |name| name.to_string_lossy().replace('\\', "_"));
+    let numbered = (2u64..).map(|number| format!("{number}-{own}"));
+    let free = std::iter::once(own.clone()).chain(numbered).find(|name| !taken.contains(name)).unwrap_or(own);
+    taken.insert(free.clone());
+    free
 }
 
 async fn shown(agent: &Agent, artifact: &Artifact) -> Option<String> {

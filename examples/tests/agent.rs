@@ -110,7 +110,7 @@ fn every_command_line_gets_one_answer_in_its_order_and_a_wrong_one_says_usage() 
         assert!(help.iter().any(|line| line.starts_with(name)), "{name} is missing in {help:?}");
     }
     assert_eq!(code(&alice.ask("add /nowhere/at/all")), "file");
-    assert_eq!(code(&alice.ask("run /nowhere/at/all.wasm")), "file");
+    assert_eq!(code(&alice.ask("run /nowhere/at/all.wasm")), "not_found");
     alice.does("quit");
     alice.ends_gracefully();
 }
@@ -175,7 +175,7 @@ fn each_way_a_guest_breaks_its_limits_has_its_own_error_code_and_leaves_the_work
     let (mut alice, mut bob) = pair(folder.path());
     let garbage = write(folder.path(), "garbage.wasm", "these bytes are no program");
     let broken = [
-        (guest("spin"), "--time-limit-s 1", "time_limit"),
+        (guest("spin"), "--time-limit-s 1 --fuel 1000000000000", "time_limit"),
         (guest("spin"), "--fuel 10000000", "fuel_exhausted"),
         (guest("hog"), "--memory-limit-mib 32", "memory_limit"),
         (guest("flood"), "--output-limit-mib 4", "output_limit"),
