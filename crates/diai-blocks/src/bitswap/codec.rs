@@ -60,7 +60,8 @@ pub fn decode(bytes: &Bytes) -> Result<Message, DecodeMessageError> {
                     push(&mut message.presences, presence)?;
                 }
             }
-            (5, Value::Number(pending)) => message.pending_bytes = pending as i32,
+            // Less than nothing is nothing.
+            (5, Value::Number(pending)) => message.pending_bytes = (pending as i32).max(0),
             (1..=5, _) => return Err(Error::Malformed),
             _ => {}
         }
