@@ -301,6 +301,24 @@ impl Blocks {
         Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
     }
 
+    /// Proof, bound to `context`, that this agent can open the sealed content `cid`, for another agent that can open it
+    /// too: see [`sealed::access_proof`]. `None` if it was not granted to this agent. Fetches the grants if they are not
+    /// here, and nothing else. Cancel-safe.
+    pub async fn access_proof(
+        &self,
+        cid: Cid,
+        context: &[u8; 32],
+        deadline: Instant,
+    ) -> Result<Option<[u8; 32]>, ContentError> {
+        let _guard = self.store().guard_root(cid);
+        let source = self.0.fetcher.source(FetchOptions::until(deadline));
+        match sealed::access_proof(&source, &self.0.identity, cid, context).await {
+            Ok(proof) => Ok(Some(proof)),
+            Err(OpenError::NotForYou { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether the content under `cid`, whose root must be here, has the form of sealed content. Cancel-safe.
     pub async fn is_sealed(&self, cid: Cid) -> Result<bool, ContentError> {
         Ok(sealed::is_sealed(self.store(), cid).await?)

@@ -41,7 +41,7 @@ pub use chunks::{CHUNK_BYTES, PLAIN_BYTES, padded_bytes};
 pub use error::{OpenError, SealError};
 pub(crate) use manifest::check_path;
 pub use manifest::{Manifest, ManifestEntry};
-pub use open::{SealedReader, open};
+pub use open::{SealedReader, access_proof, open};
 pub(crate) use seal::seal_to;
 pub use seal::{Sealed, Source, seal};
 

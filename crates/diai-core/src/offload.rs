@@ -15,14 +15,18 @@ pub struct OffloadError;
 
 /// Runs `work` off the thread and returns what it returns.
 ///
-/// Cancel-safety: dropping the future does not stop work that has begun; its result is dropped.
+/// Cancel-safety: dropping the future leaves out work that has not begun; what has begun runs to its end, and its result
+/// is dropped.
 pub async fn offload<T: Send + 'static>(
     pool: &dyn Offload,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, OffloadError> {
     let (done, result) = oneshot::channel();
     pool.run(Box::new(move || {
-        // The receiver is gone when the caller was cancelled: nobody wants the result then.
+        if done.is_canceled() {
+            return;
+        }
+        // The caller may have been cancelled meanwhile: nobody wants the result then.
         let _ = done.send(work());
     }));
     result.await.map_err(|_| OffloadError)

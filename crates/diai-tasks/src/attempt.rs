@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use diai_core::{AgentId, CallError, CallOptions, Instant, Misbehaviour, Priority, Refusal, timeout_at};
 use diai_identity::Signed;
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 
 use crate::{
-    Artifact, ArtifactError, AttemptId, Output, RunEvent, TaskContext, codec,
+    Access, Artifact, ArtifactError, AttemptId, Input, Output, RunEvent, TaskContext, codec,
     codec::MAX_RESULT_BYTES,
     error::{GuestError, HostFault},
     executor::Job,
     machine::Miss,
-    message::{Part, RESULT_DOMAIN, RUN_SERVICE, TaskResult},
+    message::{Part, RESULT_DOMAIN, RUN_SERVICE, TaskResult, proof_context},
     native::Interim,
     requester::{Order, Requester},
 };
@@ -61,7 +61,7 @@ impl<'a> Attempt<'a> {
             return Ended::NotTaken(CallError::Closed);
         };
         let (context, mut reports) = TaskContext::new(MAX_REPORTS);
-        let job = Job { task: self.order.task, spec: self.order.spec.clone(), from: self.agent, context };
+        let job = Job { task: self.order.task, spec: self.order.spec.clone(), from: self.agent, context, proofs: None };
         let mut run = std::pin::pin!(performer.perform(job, self.id, admission));
         let ended = loop {
             tokio::select! {
@@ -88,7 +88,7 @@ impl<'a> Attempt<'a> {
             idempotent: false,
             priority: Priority::High,
         };
-        let body = codec::encode_award(self.id, self.order.spec_bytes.clone());
+        let body = codec::encode_award(self.id, self.order.spec_bytes.clone(), &self.proofs().await);
         let open = self.requester.calls.call_streaming(self.agent, RUN_SERVICE, body, options);
         let mut until: Instant = clock.now() + lease;
         let mut parts = match timeout_at(clock, until, open).await {
@@ -116,6 +116,21 @@ impl<'a> Attempt<'a> {
                 Err(error) => return self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
             }
         }
+    }
+
+    /// That this agent can open those of the inputs that are encrypted.
+    async fn proofs(&self) -> Vec<Option<[u8; 32]>> {
+        let Self { requester, order, agent, id } = self;
+        if order.spec.inputs.is_empty() {
+            return Vec::new();
+        }
+        let clock = &*requester.world.clock;
+        let until = clock.now() + requester.config.offer_timeout;
+        let context = proof_context(order.task, *id, requester.me(), *agent);
+        let prove = |input: &Input| timeout_at(clock, until, requester.artifacts.prove(input.cid, context));
+        let proofs = join_all(order.spec.inputs.iter().map(prove)).await;
+        // What took too long is left out: the worker says so if it is needed.
+        proofs.into_iter().map(|proof| proof.ok().flatten()).collect()
     }
 
     async fn result(self, bytes: Bytes) -> Ended {
@@ -192,7 +207,7 @@ impl<'a> Attempt<'a> {
         let clock = &*requester.world.clock;
         let until = clock.now() + requester.config.fetch_timeout;
         let cid = artifact.cid;
-        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes)).await {
+        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes, Access::Own)).await {
             Ok(Ok(content)) if content.len() as u64 == artifact.bytes => Ok(()),
             Ok(Ok(content)) => Err(ArtifactError::Store {
                 reason: format!("{cid} has {} bytes, its result says {}", content.len(), artifact.bytes),
@@ -225,6 +240,7 @@ fn not_taken(error: CallError) -> Ended {
 fn miss(fault: HostFault) -> Miss {
     match fault {
         HostFault::NotFound { cid, asked } => Miss::NotFound { cid, asked },
+        HostFault::NotAllowed { reason } => Miss::NotAllowed(reason),
         HostFault::Unavailable { reason } => Miss::Lost(reason),
     }
 }

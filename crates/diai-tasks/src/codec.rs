@@ -51,7 +51,10 @@ const BID: Bounds = Bounds::new(
     "Bid",
     &[Field::scalar(1), Field::scalar(2), Field::scalar(3), Field::scalar(4), Field::scalar(5), Field::scalar(6)],
 );
-const AWARD: Bounds = Bounds::new("Award", &[Field::bytes(1, 1, 16), Field::bytes(2, 1, MAX_SPEC_BYTES)]);
+const AWARD: Bounds = Bounds::new(
+    "Award",
+    &[Field::bytes(1, 1, 16), Field::bytes(2, 1, MAX_SPEC_BYTES), Field::bytes(3, MAX_INPUTS, 32 * MAX_INPUTS)],
+);
 const NOTHING: Bounds = Bounds::new("Nothing", &[]);
 const PROGRESS: Bounds =
     Bounds::new("Progress", &[Field::scalar(1), Field::scalar(2), Field::bytes(3, 1, MAX_NOTE_BYTES)]);
@@ -215,8 +218,19 @@ pub(crate) fn decode_bid(bytes: Bytes) -> Result<Bid, DecodeError> {
     })
 }
 
-pub(crate) fn encode_award(attempt: AttemptId, spec: Bytes) -> Bytes {
-    Bytes::from(wire::Award { attempt: Bytes::copy_from_slice(attempt.as_bytes()), spec }.encode_to_vec())
+pub(crate) fn encode_award(attempt: AttemptId, spec: Bytes, proofs: &[Option<[u8; 32]>]) -> Bytes {
+    let bytes =
+        |proof: &Option<[u8; 32]>| proof.as_ref().map_or_else(Bytes::new, |proof| Bytes::copy_from_slice(proof));
+    let some = proofs.iter().any(Option::is_some);
+    let proofs = if some { proofs.iter().map(bytes).collect() } else { Vec::new() };
+    Bytes::from(wire::Award { attempt: Bytes::copy_from_slice(attempt.as_bytes()), spec, proofs }.encode_to_vec())
+}
+
+fn decode_proof(bytes: &Bytes) -> Result<Option<[u8; 32]>, DecodeError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    bytes[..].try_into().map(Some).map_err(|_| invalid("Award", "proofs"))
 }
 
 fn decode_attempt(bytes: &[u8], message: &'static str) -> Result<AttemptId, DecodeError> {
@@ -227,7 +241,11 @@ pub(crate) fn decode_award(bytes: Bytes) -> Result<Award, DecodeError> {
     let message: wire::Award = bounded::decode(bytes, &AWARD)?;
     let attempt = decode_attempt(&message.attempt, "Award")?;
     let (task, spec) = decode_spec(message.spec)?;
-    Ok(Award { attempt, task, spec })
+    let proofs = message.proofs.iter().map(decode_proof).collect::<Result<Vec<_>, _>>()?;
+    if !proofs.is_empty() && proofs.len() != spec.inputs.len() {
+        return Err(invalid("Award", "proofs"));
+    }
+    Ok(Award { attempt, task, spec, proofs })
 }
 
 pub(crate) fn encode_part(part: &Part) -> Bytes {
@@ -245,6 +263,9 @@ pub(crate) fn encode_part(part: &Part) -> Bytes {
         Part::Fault(fault) => Wire::Fault(match fault {
             HostFault::NotFound { cid, asked } => {
                 wire::Fault { kind: 1, cid: cid_bytes(cid), detail: clip(asked, MAX_DETAIL_BYTES) }
+            }
+            HostFault::NotAllowed { reason } => {
+                wire::Fault { kind: 3, cid: Bytes::new(), detail: clip(reason, MAX_DETAIL_BYTES) }
             }
             HostFault::Unavailable { reason } => {
                 wire::Fault { kind: 2, cid: Bytes::new(), detail: clip(reason, MAX_DETAIL_BYTES) }
@@ -268,6 +289,7 @@ pub(crate) fn decode_part(bytes: Bytes) -> Result<Part, DecodeError> {
         Wire::Fault(fault) => Part::Fault(match fault.kind {
             1 => HostFault::NotFound { cid: decode_cid(&fault.cid, "Fault", "cid")?, asked: fault.detail },
             2 => HostFault::Unavailable { reason: fault.detail },
+            3 => HostFault::NotAllowed { reason: fault.detail },
             _ => return Err(invalid("Fault", "kind")),
         }),
     })

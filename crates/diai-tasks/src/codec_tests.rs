@@ -66,6 +66,7 @@ fn parts() -> Vec<Part> {
         Part::Result(Bytes::from_static(b"signed")),
         Part::Fault(HostFault::NotFound { cid: cid(), asked: "two".into() }),
         Part::Fault(HostFault::Unavailable { reason: "full".into() }),
+        Part::Fault(HostFault::NotAllowed { reason: "sealed".into() }),
     ]
 }
 
@@ -86,8 +87,13 @@ fn everything_survives_the_wire() {
     assert_eq!(decode_spec(bytes.clone()), Ok((spec().id(), spec())));
     assert_eq!(decode_offer(encode_offer(bytes.clone())), Ok((spec().id(), spec())));
     let attempt = AttemptId::from_bytes([1; 16]);
-    let award = Award { attempt, task: spec().id(), spec: spec() };
-    assert_eq!(decode_award(encode_award(attempt, bytes)), Ok(award));
+    let proofs: Vec<_> = spec().inputs.iter().enumerate().map(|(at, _)| (at > 0).then_some([7; 32])).collect();
+    let award = Award { attempt, task: spec().id(), spec: spec(), proofs: vec![Some([7; 32]); spec().inputs.len()] };
+    assert_eq!(decode_award(encode_award(attempt, bytes.clone(), &award.proofs)), Ok(award.clone()));
+    let some = Award { proofs: if proofs.len() > 1 { proofs.clone() } else { Vec::new() }, ..award.clone() };
+    assert_eq!(decode_award(encode_award(attempt, bytes.clone(), &proofs)), Ok(some));
+    let too_many = encode_award(attempt, bytes, &[award.proofs, vec![None]].concat());
+    assert!(decode_award(too_many).is_err(), "a proof for no input");
     assert_eq!(decode_bid(encode_bid(&bid())), Ok(bid()));
     parts().into_iter().for_each(|part| assert_eq!(decode_part(encode_part(&part)), Ok(part)));
     results().into_iter().for_each(|result| assert_eq!(decode_result(encode_result(&result)), Ok(result)));
@@ -106,7 +112,7 @@ fn the_wire_format_does_not_change() {
     assert_eq!(spec().id().to_string(), "bafkreidrjegt2wspwjrk2zhhggtrzsf7dqsksezkesq7pibank7nzeti5i");
     let offer = encode_offer(Bytes::from_static(b"spec"));
     assert_eq!(hex(&offer), "0a0473706563");
-    let award = encode_award(AttemptId::from_bytes([1; 16]), Bytes::from_static(b"spec"));
+    let award = encode_award(AttemptId::from_bytes([1; 16]), Bytes::from_static(b"spec"), &[]);
     assert_eq!(hex(&award), "0a1001010101010101010101010101010101120473706563");
     assert_eq!(hex(&encode_bid(&bid())), "080110021803200428053001");
     let parts: Vec<_> = parts().iter().map(|part| hex(&encode_part(part))).collect();
@@ -118,6 +124,7 @@ fn the_wire_format_does_not_change() {
         "2a067369676e6564".to_owned(),
         format!("322d08011224{cid}1a0374776f"),
         "320808021a0466756c6c".to_owned(),
+        "320a08031a067365616c6564".to_owned(),
     ];
     assert_eq!(parts, expected);
 }

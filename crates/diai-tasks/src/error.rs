@@ -80,6 +80,12 @@ pub(crate) enum HostFault {
         /// Where, in words.
         asked: String,
     },
+    /// The requester may not have something read for it.
+    #[error("{reason}")]
+    NotAllowed {
+        /// What, and why not.
+        reason: String,
+    },
     /// The worker cannot go on.
     #[error("the worker could not: {reason}")]
     Unavailable {
@@ -107,6 +113,14 @@ pub enum ArtifactError {
         cid: Cid,
         /// The cap.
         max_bytes: u64,
+    },
+    /// It is encrypted, and whoever asks did not show that it can open it.
+    #[error(
+        "{cid} is sealed, and the requester did not show that it can open it; have its owner seal it for the requester too"
+    )]
+    NotAllowed {
+        /// What was asked for.
+        cid: Cid,
     },
     /// The store failed.
     #[error("the artifact store failed: {reason}")]

@@ -15,8 +15,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument;
 
 use crate::{
-    Artifact, ArtifactError, Artifacts, Candidates, Config, Input, NativeTask, Output, RunError, RunEvents, Serving,
-    StartError, TaskEvents, TaskId, TaskSpec,
+    Access, Artifact, ArtifactError, Artifacts, Candidates, Config, Input, NativeTask, Output, RunError, RunEvents,
+    Serving, StartError, TaskEvents, TaskId, TaskSpec,
     events::RunReporter,
     executor::Executor,
     performer::Performer,
@@ -136,7 +136,7 @@ impl Tasks {
     pub async fn content(&self, artifact: &Artifact) -> Result<Bytes, ArtifactError> {
         match &artifact.inline {
             Some(content) => Ok(content.clone()),
-            None => self.0.requester.artifacts.get(artifact.cid, artifact.bytes).await,
+            None => self.0.requester.artifacts.get(artifact.cid, artifact.bytes, Access::Own).await,
         }
     }
 

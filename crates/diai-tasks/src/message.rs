@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::AgentId;
 use diai_identity::{Domain, Signed};
+use sha2::{Digest, Sha256};
 
 use crate::{
     AttemptId, TaskId, TaskSpec,
@@ -55,6 +56,18 @@ pub(crate) struct Award {
     pub(crate) attempt: AttemptId,
     pub(crate) task: TaskId,
     pub(crate) spec: TaskSpec,
+    /// One an input, in order; or none at all.
+    pub(crate) proofs: Vec<Option<[u8; 32]>>,
+}
+
+/// What a proof of access is good for: one attempt at one task, by one worker for one requester.
+pub(crate) fn proof_context(task: TaskId, attempt: AttemptId, requester: AgentId, worker: AgentId) -> [u8; 32] {
+    let hash = Sha256::new().chain_update(b"diai/task-access/1").chain_update(task.digest());
+    hash.chain_update(attempt.as_bytes())
+        .chain_update(requester.as_bytes())
+        .chain_update(worker.as_bytes())
+        .finalize()
+        .into()
 }
 
 /// How far a task is.

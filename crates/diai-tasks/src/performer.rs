@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use diai_core::AgentId;
 use diai_identity::{Identity, Signed};
 
 use crate::{
@@ -28,6 +29,10 @@ impl Performer {
         inline_bytes: usize,
     ) -> Self {
         Self { executor, artifacts, identity, inline_bytes: inline_bytes.min(MAX_INLINE_BYTES) }
+    }
+
+    pub(crate) fn agent(&self) -> AgentId {
+        self.identity.agent()
     }
 
     /// Cancel-safe: dropping the future stops the task.

@@ -4,6 +4,20 @@ use diai_core::{AgentId, BoxFuture};
 
 use crate::ArtifactError;
 
+/// For whom an artifact is got. It matters where this agent can open what the other may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For this agent itself.
+    Own,
+    /// For the task of another agent, which sees what it gets.
+    Task {
+        /// Names the task, the attempt, the requester and the worker.
+        context: [u8; 32],
+        /// What the requester's [`Artifacts::prove`] gave for the same artifact and context.
+        proof: Option<[u8; 32]>,
+    },
+}
+
 /// Where programs, inputs and outputs are: a content-addressed store that can fetch from others. The `diai` facade
 /// makes one of `diai-blocks`.
 ///
@@ -11,7 +25,14 @@ use crate::ArtifactError;
 pub trait Artifacts: Send + Sync + 'static {
     /// The content of `cid`, from here or from others; verified against the CID, and held here afterwards. Over
     /// `max_bytes` it fails without reading more.
-    fn get(&self, cid: Cid, max_bytes: u64) -> BoxFuture<'static, Result<Bytes, ArtifactError>>;
+    ///
+    /// What is encrypted is opened for this agent itself, but for another only with a proof that it can open it too:
+    /// without, whoever is served could read through its worker what is sealed for that worker.
+    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>>;
+
+    /// Proof, bound to `context`, that this agent can open the encrypted artifact `cid`, of no use for any other context
+    /// and telling nothing of the content; `None` if it is not encrypted, or this agent cannot open it or find it.
+    fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>>;
 
     /// Keeps `bytes`, so that others can get them, and gives their CID. Need not be durable before
     /// [`flush`](Self::flush). Content of up to 64 KiB must become one raw block hashed with sha2-256, because its CID is

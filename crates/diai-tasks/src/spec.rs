@@ -46,6 +46,10 @@ impl TaskId {
         (cid_of_digest(&digest) == *cid).then_some(Self(digest))
     }
 
+    pub(crate) fn digest(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The id as a CID (version 1, raw, sha2-256): its block, if anybody keeps it, is the encoded task.
     pub fn cid(&self) -> Cid {
         cid_of_digest(&self.0)

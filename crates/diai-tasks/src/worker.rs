@@ -19,8 +19,8 @@ use crate::{
     AttemptId, Serving, StartError, TaskContext, TaskEvent, TaskId, TaskSpec, codec,
     error::HostFault,
     events::Events,
-    executor::Job,
-    message::{Award, OFFER_SERVICE, Part, RUN_SERVICE},
+    executor::{Job, Proofs},
+    message::{Award, OFFER_SERVICE, Part, RUN_SERVICE, proof_context},
     native::Interim,
     performer::Performer,
 };
@@ -160,7 +160,9 @@ impl Worker {
         self.events.send(TaskEvent::Serving { task, from });
         let run = async move {
             let mut served = served;
-            let job = Job { task, spec: award.spec, from, context };
+            let worker = self.performer.agent();
+            let proofs = Proofs { context: proof_context(task, award.attempt, from, worker), inputs: award.proofs };
+            let job = Job { task, spec: award.spec, from, context, proofs: Some(proofs) };
             let perform = self.performer.perform(job, award.attempt, admission);
             let ended = match timeout_at(&*self.world.clock, deadline, perform).await {
                 Ok(ended) => ended,

@@ -25,6 +25,8 @@ mod wire {
         pub attempt: Vec<u8>,
         #[prost(bytes = "vec", tag = "2")]
         pub spec: Vec<u8>,
+        #[prost(bytes = "vec", repeated, tag = "3")]
+        pub proofs: Vec<Vec<u8>>,
     }
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Bid {
@@ -39,6 +41,13 @@ mod wire {
         pub keep_alive: Option<Nothing>,
         #[prost(bytes = "vec", optional, tag = "5")]
         pub result: Option<Vec<u8>>,
+        #[prost(message, optional, tag = "6")]
+        pub fault: Option<Fault>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct Fault {
+        #[prost(uint32, tag = "1")]
+        pub kind: u32,
     }
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Nothing {}
@@ -85,7 +94,7 @@ fn honest(award: &wire::Award) -> wire::TaskResult {
 
 fn result_part(signer: &Identity, domain: Domain, result: &wire::TaskResult) -> Bytes {
     let signed = signer.sign(domain, result.encode_to_vec());
-    wire::Part { result: Some(signed.to_bytes().to_vec()), keep_alive: None }.encode_to_vec().into()
+    wire::Part { result: Some(signed.to_bytes().to_vec()), keep_alive: None, fault: None }.encode_to_vec().into()
 }
 
 /// Bids better than anybody, and answers awards as `answer` says.
@@ -220,7 +229,8 @@ fn parts_that_are_no_messages_cut_the_worker_off() {
 fn a_worker_that_says_nothing_or_ends_without_a_result_is_lost() {
     assert!(!deceived(|_, _| |_| Ok(Reply::Parts(stream::pending().boxed()))));
     assert!(!deceived(|_, _| |_| parts(vec![])));
-    let alive = || Bytes::from(wire::Part { keep_alive: Some(wire::Nothing {}), result: None }.encode_to_vec());
+    let alive =
+        || Bytes::from(wire::Part { keep_alive: Some(wire::Nothing {}), result: None, fault: None }.encode_to_vec());
     assert!(!deceived(|_, _| move |_| {
         Ok(Reply::Parts(stream::iter([Ok(alive())]).chain(stream::pending()).boxed()))
     }));
@@ -272,7 +282,7 @@ fn offers_and_awards_that_are_no_messages_are_refused_and_cost_the_connection() 
 }
 
 fn award(attempt: u8, spec: &[u8]) -> Bytes {
-    wire::Award { attempt: vec![attempt; 16], spec: spec.to_vec() }.encode_to_vec().into()
+    wire::Award { attempt: vec![attempt; 16], spec: spec.to_vec(), proofs: vec![] }.encode_to_vec().into()
 }
 
 /// The canonical bytes of a task, as a requester sends them.
@@ -309,5 +319,47 @@ fn an_attempt_cannot_be_used_for_another_task() {
         call(&mallory, bob.agent, "diai.task.run", award(1, &one)).await.unwrap();
         let error = call(&mallory, bob.agent, "diai.task.run", award(1, &two)).await.unwrap_err();
         assert!(matches!(error, CallError::Refused { refusal: Refusal::BadRequest { .. }, .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn nobody_reads_through_a_worker_what_is_sealed_for_that_worker() {
+    let group = Group::new(47, 2);
+    let [alice, bob] = group.peers.clone().try_into().ok().unwrap();
+    group.sim.run(async move {
+        let secret = bob.store.add_sealed("the price of the ring", 7);
+        let _worker = bob.start(Config::serving());
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        let spec = alice.program(guests::CAT).input("secret", secret);
+        let refused = tasks.run_on(spec.clone(), vec![bob.agent]).await.unwrap_err();
+        assert_eq!(refused.code(), "not_allowed", "{refused}");
+        alice.store.grant(7);
+        let read = tasks.run_on(spec, vec![bob.agent]).await.unwrap();
+        assert_eq!(read.stdout().inline.as_deref(), Some(&b"the price of the ring"[..]));
+    });
+}
+
+#[test]
+fn a_proof_of_access_is_of_no_use_to_whoever_it_was_sent_to() {
+    let group = Group::new(48, 3);
+    let [alice, bob, mallory] = group.peers.clone().try_into().ok().unwrap();
+    group.sim.run(async move {
+        let secret = bob.store.add_sealed("the price of the ring", 7);
+        alice.store.grant(7);
+        let _worker = bob.start(Config::serving());
+        let caught = Arc::new(std::sync::Mutex::new(None));
+        let catch = caught.clone();
+        let catcher = lure(&mallory, move |award| {
+            *catch.lock().unwrap() = Some(award);
+            Err(Refusal::UnknownService)
+        });
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        _ = tasks.run_on(alice.program(guests::CAT).input("secret", secret), vec![mallory.agent]).await;
+        drop(catcher);
+        let award = caught.lock().unwrap().take().unwrap();
+        assert_eq!(award.proofs.first().map(Vec::len), Some(32));
+        let answer = call(&mallory, bob.agent, "diai.task.run", award.encode_to_vec().into()).await.unwrap();
+        let fault = answer.last().map(|part| wire::Part::decode(part.clone()).unwrap());
+        assert_eq!(fault.and_then(|part| part.fault).map(|fault| fault.kind), Some(3), "{answer:?}");
     });
 }

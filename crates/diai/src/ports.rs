@@ -3,13 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use diai_blocks::{
-    Blocks, ContentError,
+    Blocks, ContentError, DAG_PB, FetchError,
+    sealed::OpenError,
     unixfs::{self, ImportOptions, ReadError},
 };
 use diai_core::{AgentId, BoxFuture, Bytes, Cid, Clock, Instant};
 use diai_discovery::{Discovery, FindOptions, Found};
 use diai_messaging::{Device, Locate};
-use diai_tasks::{ArtifactError, Artifacts, Candidates};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates};
 use futures::StreamExt;
 
 /// How long to look for an agent that is called and not connected.
@@ -68,15 +69,38 @@ impl InBlocks {
 }
 
 impl Artifacts for InBlocks {
-    fn get(&self, cid: Cid, max_bytes: u64) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
+    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
         let (blocks, deadline) = (self.blocks.clone(), self.clock.now() + GET_WITHIN);
         Box::pin(async move {
             let failed = |error| match error {
-                ContentError::Read(ReadError::OverLimit { .. }) => ArtifactError::TooLarge { cid, max_bytes },
-                ContentError::Fetch(error) => ArtifactError::NotFound { cid, asked: error.to_string() },
+                ContentError::Read(ReadError::OverLimit { .. })
+                | ContentError::Open(OpenError::TooLarge { .. })
+                | ContentError::Fetch(FetchError::OverLimit { .. }) => ArtifactError::TooLarge { cid, max_bytes },
+                ContentError::Fetch(error @ FetchError::NotFound { .. }) => {
+                    ArtifactError::NotFound { cid, asked: error.to_string() }
+                }
                 other => ArtifactError::Store { reason: other.to_string() },
             };
-            content(&blocks, cid, max_bytes, deadline).await.map_err(failed)
+            let sealed = is_sealed(&blocks, cid, deadline).await.map_err(failed)?;
+            if !sealed {
+                return blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from).map_err(failed);
+            }
+            if let Access::Task { context, proof } = access {
+                let expected = blocks.access_proof(cid, &context, deadline).await.map_err(failed)?;
+                // What this agent cannot open itself fails below, and says so.
+                if expected.is_some() && proof != expected {
+                    return Err(ArtifactError::NotAllowed { cid });
+                }
+            }
+            open(&blocks, cid, max_bytes, deadline).await.map_err(failed)
+        })
+    }
+
+    fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
+        let (blocks, deadline) = (self.blocks.clone(), self.clock.now() + GET_WITHIN);
+        Box::pin(async move {
+            let sealed = is_sealed(&blocks, cid, deadline).await.ok()?;
+            if sealed { blocks.access_proof(cid, &context, deadline).await.ok()? } else { None }
         })
     }
 
@@ -112,13 +136,17 @@ impl Artifacts for InBlocks {
     }
 }
 
-/// The file `cid`, opened if it is sealed and this agent was granted it: so a worker can be sent to data that only it
-/// may read.
-async fn content(blocks: &Blocks, cid: Cid, max_bytes: u64, deadline: Instant) -> Result<Bytes, ContentError> {
-    blocks.get_block(cid, deadline).await?;
-    if !blocks.is_sealed(cid).await? {
-        return blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from);
+/// Whether `cid` is sealed; only its root is fetched, and only if it can be a folder.
+async fn is_sealed(blocks: &Blocks, cid: Cid, deadline: Instant) -> Result<bool, ContentError> {
+    if cid.codec() != DAG_PB {
+        return Ok(false);
     }
+    blocks.get_block(cid, deadline).await?;
+    blocks.is_sealed(cid).await
+}
+
+/// The one file of the sealed `cid`, which this agent was granted: so a worker can be sent to data that few may read.
+async fn open(blocks: &Blocks, cid: Cid, max_bytes: u64, deadline: Instant) -> Result<Bytes, ContentError> {
     let mut files = blocks.open_sealed(cid, max_bytes, deadline).await?;
     match files.pop() {
         Some((_, file)) if files.is_empty() => Ok(file),

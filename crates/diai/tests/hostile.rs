@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::{add, connect, echo, echoing, enter, find, identity, ids, start, until, within};
+use common::{HELLO, add, connect, echo, echoing, enter, find, identity, ids, start, until, within};
 use diai::{
-    Agent, World,
-    blocks::bitswap::Version,
+    Agent, TaskSpec, World,
+    blocks::{AddOptions, bitswap::Version},
     core::{OpenError, ProtocolId, memory::Sim},
     discovery::RECORD_PROTOCOL,
     messaging::message::SESSION,
@@ -94,5 +94,29 @@ fn a_peer_that_opens_all_streams_it_may_and_says_nothing_costs_only_itself() {
         assert_eq!(find(&carol, "shop", 1).await, ids([&bob]));
         assert!(held.len() > 200);
         drop(held);
+    });
+}
+
+#[test]
+fn a_stranger_reads_no_sealed_content_through_whoever_may_open_it() {
+    let sim = Sim::new(3);
+    sim.run(async {
+        let bob = start(&sim, 1, echoing().serve_tasks(true)).await;
+        let carol = start(&sim, 2, echoing()).await;
+        let mallory = start(&sim, 3, echoing()).await;
+        connect(&carol, &bob).await;
+        connect(&mallory, &bob).await;
+        let program = add(&bob, HELLO.to_vec()).await;
+        let options = AddOptions::sealed_for(vec![carol.identity().certificate().clone()]);
+        let secret = bob.blocks().add_bytes("the secret", options).await.unwrap().cid;
+        let spec = TaskSpec::wasm(program).input("secret", secret);
+        let through_bob = async |agent: &Agent| agent.tasks().run_on(spec.clone(), vec![bob.id()]).await;
+        let refused = through_bob(&mallory).await.unwrap_err();
+        assert_eq!(refused.code(), "not_allowed", "{refused}");
+        let read = through_bob(&carol).await.unwrap();
+        assert_eq!(read.stdout().inline.as_deref(), Some(&b"hello, the secret"[..]));
+        // Nor its own program or input, once Bob himself has run it.
+        through_bob(&bob).await.unwrap();
+        assert_eq!(through_bob(&mallory).await.unwrap_err().code(), "not_allowed");
     });
 }

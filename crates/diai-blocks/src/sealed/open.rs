@@ -5,6 +5,7 @@ use cid::Cid;
 use diai_core::{Disk, DiskFile, Offload, OpenMode, offload};
 use diai_identity::Identity;
 use futures::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
@@ -32,6 +33,35 @@ pub async fn open<'a>(
     identity: &Identity,
     root: Cid,
 ) -> Result<SealedReader<'a>, OpenError> {
+    let (content, key) = content_key(source, identity, root).await?;
+    let sealed_bytes = unixfs::stat(source, content).await?.bytes;
+    let chunks = sealed_bytes.div_ceil(CHUNK_BYTES as u64);
+    SealedReader::begin(root, Box::pin(unixfs::read(source, content, u64::MAX)), Cipher::new(&key, chunks), chunks)
+        .await
+}
+
+/// Proof that `identity` can open `root`, bound to `context`: whoever can open it too gets the same, and nobody else. It
+/// tells nothing of the key, and is of no use for another context. Reads the grants only.
+///
+/// Cancel-safe.
+pub async fn access_proof(
+    source: &dyn BlockSource,
+    identity: &Identity,
+    root: Cid,
+    context: &[u8; 32],
+) -> Result<[u8; 32], OpenError> {
+    let (content, key) = content_key(source, identity, root).await?;
+    let prover = Sha256::new().chain_update(b"diai/sealed-access/1").chain_update(&key[..]).finalize();
+    let proof = Sha256::new().chain_update(prover).chain_update(context).chain_update(content.to_bytes());
+    Ok(proof.finalize().into())
+}
+
+/// The content below `root`, and its key as granted to `identity`.
+async fn content_key(
+    source: &dyn BlockSource,
+    identity: &Identity,
+    root: Cid,
+) -> Result<(Cid, Zeroizing<[u8; 32]>), OpenError> {
     let not_sealed = |why| OpenError::NotSealed { root, why };
     let entries = unixfs::entries(source, root, MAX_GRANTS + 1).await.map_err(|error| match error {
         ReadError::Source(error) => OpenError::Read(error.into()),
@@ -50,11 +80,7 @@ pub async fn open<'a>(
             break;
         }
     }
-    let key = key.ok_or(OpenError::NotForYou { root })?;
-    let sealed_bytes = unixfs::stat(source, content).await?.bytes;
-    let chunks = sealed_bytes.div_ceil(CHUNK_BYTES as u64);
-    SealedReader::begin(root, Box::pin(unixfs::read(source, content, u64::MAX)), Cipher::new(&key, chunks), chunks)
-        .await
+    Ok((content, key.ok_or(OpenError::NotForYou { root })?))
 }
 
 /// Sealed content being read, in order, in constant memory.

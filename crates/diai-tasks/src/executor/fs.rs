@@ -11,6 +11,8 @@ use crate::{message::MAX_OUTPUT_NAME_BYTES, spec::is_file_name};
 const MAX_NODES: usize = 4096;
 /// What a file or folder counts against the cap, beside its content.
 const NODE_BYTES: u64 = 256;
+/// A file may hold so much more than twice what it has.
+const SPARE_BYTES: usize = 4096;
 /// Paths are at most so long.
 const MAX_PATH_BYTES: usize = 4096;
 
@@ -328,6 +330,10 @@ impl Fs {
         let target = usize::try_from(len).map_err(|_| Errno::FBig)?;
         if let Content::File(bytes) = &mut self.node_mut(id)?.content {
             bytes.resize(target, 0);
+            // What is counted no more must not be held any more either.
+            if bytes.capacity() / 2 > target + SPARE_BYTES {
+                bytes.shrink_to_fit();
+            }
         }
         Ok(())
     }
@@ -361,5 +367,28 @@ impl Fs {
         }
         files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Some(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the writable files hold of the host's memory.
+    fn held(fs: &Fs) -> usize {
+        let capacity = |node: &Node| if let Content::File(bytes) = &node.content { bytes.capacity() } else { 0 };
+        fs.nodes.values().map(capacity).sum()
+    }
+
+    #[test]
+    fn a_file_that_was_cut_gives_its_memory_back() {
+        const CAP: u64 = 1 << 20;
+        let mut fs = Fs::new(Vec::new(), CAP);
+        for number in 0..64 {
+            let place = fs.find(OUT, &format!("{number}")).unwrap();
+            let Ok(id) = fs.create_file(&place) else { panic!("there is room for a file") };
+            assert!(fs.set_len(id, CAP / 2).is_ok() && fs.set_len(id, 0).is_ok());
+        }
+        assert!(held(&fs) <= 64 * 2 * SPARE_BYTES, "{} bytes", held(&fs));
     }
 }

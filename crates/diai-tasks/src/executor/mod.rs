@@ -22,8 +22,8 @@ use self::{
     wasm::{Compiled, Wasm},
 };
 use crate::{
-    ArtifactError, Artifacts, Bid, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES, NativeRequest, Program,
-    TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
+    Access, ArtifactError, Artifacts, Bid, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES, NativeRequest,
+    Program, TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
     codec::clip,
     error::{GuestError, HostFault},
     message::MAX_DETAIL_BYTES,
@@ -43,6 +43,30 @@ pub(crate) struct Job {
     pub(crate) spec: TaskSpec,
     pub(crate) from: AgentId,
     pub(crate) context: TaskContext,
+    /// What it may see of what this agent can open; `None`: all, because it is this agent's own.
+    pub(crate) proofs: Option<Proofs>,
+}
+
+/// Of a requester, that it can open what its task reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Proofs {
+    pub(crate) context: [u8; 32],
+    /// One an input, in order; or none at all.
+    pub(crate) inputs: Vec<Option<[u8; 32]>>,
+}
+
+impl Job {
+    /// Programs of others are never opened: what one does tells what it is.
+    fn to_program(&self) -> Access {
+        self.proofs.as_ref().map_or(Access::Own, |proofs| Access::Task { context: proofs.context, proof: None })
+    }
+
+    fn to_input(&self, place: usize) -> Access {
+        self.proofs.as_ref().map_or(Access::Own, |proofs| Access::Task {
+            context: proofs.context,
+            proof: proofs.inputs.get(place).copied().flatten(),
+        })
+    }
 }
 
 /// What a run left, not stored yet.
@@ -67,9 +91,9 @@ pub(crate) struct Ran {
     pub(crate) usage: Usage,
 }
 
-/// The right to wait for a slot and to take it.
-#[derive(Debug)]
-pub(crate) struct Admission(#[allow(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit);
+/// The right to wait for a slot and to take it; given back with the last clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission(#[allow(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>);
 
 pub(crate) struct Executor {
     world: World,
@@ -99,12 +123,12 @@ impl Executor {
 
     /// A place in the queue, if there is one.
     pub(crate) fn admit(&self) -> Option<Admission> {
-        self.admissions.clone().try_acquire_owned().ok().map(Admission)
+        self.admissions.clone().try_acquire_owned().ok().map(|permit| Admission(Arc::new(permit)))
     }
 
     /// A place in the queue, as soon as there is one.
     pub(crate) async fn admit_later(&self) -> Option<Admission> {
-        self.admissions.clone().acquire_owned().await.ok().map(Admission)
+        self.admissions.clone().acquire_owned().await.ok().map(|permit| Admission(Arc::new(permit)))
     }
 
     /// Whether a task would not have to wait.
@@ -188,7 +212,7 @@ impl Executor {
             run: self.usual_run(Some(&spec.program)),
             free_slots: u32::try_from(free).unwrap_or(u32::MAX),
             program_held: match &spec.program {
-                Program::Wasm(cid) => self.compiled(cid).is_some() || self.artifacts.held(*cid).await.is_some(),
+                Program::Wasm(cid) => self.is_compiled(cid) || self.artifacts.held(*cid).await.is_some(),
                 Program::Service(_) => true,
             },
             ..Bid::default()
@@ -202,8 +226,8 @@ impl Executor {
         bid
     }
 
-    fn compiled(&self, program: &Cid) -> Option<Compiled> {
-        self.wasm.get()?.as_ref().ok()?.compiled(program)
+    fn is_compiled(&self, program: &Cid) -> bool {
+        self.wasm.get().and_then(|wasm| wasm.as_ref().ok()?.known(program)).is_some()
     }
 
     fn wasm(&self) -> Result<&Wasm, HostFault> {
@@ -213,16 +237,16 @@ impl Executor {
     /// Fetches what the task needs, waits for a slot and runs it.
     ///
     /// Cancel-safe: dropping the future stops all of it.
-    pub(crate) async fn execute(&self, job: Job, _admission: Admission) -> Result<Ran, HostFault> {
+    pub(crate) async fn execute(&self, job: Job, admission: Admission) -> Result<Ran, HostFault> {
         let mut bytes_in = 0;
         let program = match &job.spec.program {
-            Program::Wasm(cid) => match self.program(*cid, &mut bytes_in).await? {
+            Program::Wasm(cid) => match self.program(*cid, job.to_program(), &mut bytes_in, &admission).await? {
                 Ok(compiled) => Some(compiled),
                 Err(error) => return Ok(Ran { outcome: Err(error), usage: Usage { bytes_in, ..Usage::default() } }),
             },
             Program::Service(_) => None,
         };
-        let inputs = self.inputs(&job.spec, &mut bytes_in).await?;
+        let inputs = self.inputs(&job, &mut bytes_in).await?;
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| closed())?;
         let began = self.world.clock.now();
         let name = job.spec.program.clone();
@@ -241,11 +265,14 @@ impl Executor {
         Ok(Ran { outcome, usage: Usage { fuel, bytes_in, bytes_out, wall_ms } })
     }
 
-    async fn fetch(&self, cid: Cid, max_bytes: u64) -> Result<Bytes, HostFault> {
+    async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access) -> Result<Bytes, HostFault> {
         let deadline = self.world.clock.now() + self.config.fetch_timeout;
-        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes)).await {
+        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes, access)).await {
             Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(ArtifactError::NotFound { cid, asked })) => Err(HostFault::NotFound { cid, asked }),
+            Ok(Err(error @ ArtifactError::NotAllowed { .. })) => {
+                Err(HostFault::NotAllowed { reason: error.to_string() })
+            }
             Ok(Err(error)) => Err(HostFault::Unavailable { reason: error.to_string() }),
             Err(_) => Err(HostFault::NotFound {
                 cid,
@@ -254,7 +281,13 @@ impl Executor {
         }
     }
 
-    async fn program(&self, cid: Cid, bytes_in: &mut u64) -> Result<Result<Compiled, GuestError>, HostFault> {
+    async fn program(
+        &self,
+        cid: Cid,
+        access: Access,
+        bytes_in: &mut u64,
+        admission: &Admission,
+    ) -> Result<Result<Compiled, GuestError>, HostFault> {
         if self.wasm.get().is_none() {
             // The first engine takes a while: not on the thread that says to requesters that this agent lives.
             let (cell, world, config) = (self.wasm.clone(), self.world.clone(), self.config.clone());
@@ -264,19 +297,22 @@ impl Executor {
             offload(&*self.world.offload, make).await.map_err(|_| closed())?;
         }
         let wasm = self.wasm()?;
-        if let Some(compiled) = wasm.compiled(&cid) {
-            return Ok(Ok(compiled));
+        if let Some(known) = wasm.known(&cid)
+            && (known.open || access == Access::Own)
+        {
+            return Ok(known.compiled);
         }
-        let bytes = self.fetch(cid, self.config.max_program_bytes).await?;
+        let bytes = self.fetch(cid, self.config.max_program_bytes, access).await?;
         *bytes_in += bytes.len() as u64;
-        wasm.compile(cid, bytes).await
+        // What was got for another agent is open to all.
+        wasm.compile(cid, bytes, access != Access::Own, admission.clone()).await
     }
 
-    async fn inputs(&self, spec: &TaskSpec, bytes_in: &mut u64) -> Result<Vec<(String, Bytes)>, HostFault> {
-        let mut inputs = Vec::with_capacity(spec.inputs.len());
+    async fn inputs(&self, job: &Job, bytes_in: &mut u64) -> Result<Vec<(String, Bytes)>, HostFault> {
+        let mut inputs = Vec::with_capacity(job.spec.inputs.len());
         let mut room = self.config.max_input_bytes;
-        for input in &spec.inputs {
-            let bytes = self.fetch(input.cid, room).await?;
+        for (place, input) in job.spec.inputs.iter().enumerate() {
+            let bytes = self.fetch(input.cid, room, job.to_input(place)).await?;
             room = room.saturating_sub(bytes.len() as u64);
             *bytes_in += bytes.len() as u64;
             inputs.push((input.name.clone(), bytes));

@@ -20,7 +20,7 @@ use wasmtime::{
 };
 
 use super::{
-    RawOutput,
+    Admission, RawOutput,
     guest::Guest,
     wasi::{self, errno::Stop},
 };
@@ -41,13 +41,21 @@ const MAX_TABLE_ENTRIES: usize = 100_000;
 /// A compiled program, its imports found.
 pub(super) type Compiled = Arc<InstancePre<Guest>>;
 
+/// A program that was compiled before, or what is wrong with it.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) compiled: Result<Compiled, GuestError>,
+    /// Whether it was got for another agent, and so is nothing that only this one could open.
+    pub(super) open: bool,
+}
+
 /// The engine and what was compiled for it.
 pub(super) struct Wasm {
     engine: Engine,
     linker: Linker<Guest>,
-    modules: Mutex<LruCache<Cid, Compiled>>,
+    modules: Arc<Mutex<LruCache<Cid, Known>>>,
     /// One program is compiled at a time, so that the pool stays free for guests.
-    compiling: Semaphore,
+    compiling: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     offload: Arc<dyn Offload>,
 }
@@ -67,47 +75,52 @@ impl Wasm {
         Ok(Self {
             engine,
             linker,
-            modules: Mutex::new(LruCache::new(capacity)),
-            compiling: Semaphore::new(1),
+            modules: Arc::new(Mutex::new(LruCache::new(capacity))),
+            compiling: Arc::new(Semaphore::new(1)),
             clock: world.clock.clone(),
             offload: world.offload.clone(),
         })
     }
 
     /// What was compiled of `program`, if it was.
-    pub(super) fn compiled(&self, program: &Cid) -> Option<Compiled> {
+    pub(super) fn known(&self, program: &Cid) -> Option<Known> {
         self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned()
     }
 
-    /// Compiles `bytes`, the content of `program`, and keeps it.
-    ///
-    /// Cancel-safe: what has begun is compiled to its end, and lost.
-    pub(super) async fn compile(&self, program: Cid, bytes: Bytes) -> Result<Result<Compiled, GuestError>, HostFault> {
-        let _turn = self.compiling.acquire().await.map_err(|_| shutting_down())?;
-        if let Some(compiled) = self.compiled(&program) {
-            return Ok(Ok(compiled));
+    /// From now on `program`, which is known, is open to all.
+    pub(super) fn open(&self, program: &Cid) {
+        if let Some(known) = self.modules.lock().unwrap_or_else(PoisonError::into_inner).get_mut(program) {
+            known.open = true;
         }
-        let (engine, linker) = (self.engine.clone(), self.linker.clone());
-        let compiled = offload(&*self.offload, move || {
-            let module = Module::from_binary(&engine, &bytes)?;
-            let pre = linker.instantiate_pre(&module)?;
-            match module.get_export("_start") {
-                Some(wasmtime::ExternType::Func(start)) if start.params().len() + start.results().len() == 0 => {
-                    Ok(Arc::new(pre))
-                }
-                _ => Err(wasmtime::Error::msg("it has no function _start without parameters and results")),
+    }
+
+    /// Compiles `bytes`, the content of `program`, and keeps what comes of it. `admission` is held until that is done.
+    ///
+    /// Cancel-safe: what has begun is compiled to its end and kept, and counts as a task for so long.
+    pub(super) async fn compile(
+        &self,
+        program: Cid,
+        bytes: Bytes,
+        open: bool,
+        admission: Admission,
+    ) -> Result<Result<Compiled, GuestError>, HostFault> {
+        let turn = self.compiling.clone().acquire_owned().await.map_err(|_| shutting_down())?;
+        if let Some(known) = self.known(&program) {
+            if open {
+                self.open(&program);
             }
-        })
-        .await
-        .map_err(|_| shutting_down())?;
-        Ok(match compiled {
-            Ok(compiled) => {
-                let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-                modules.put(program, compiled.clone());
-                Ok(compiled)
-            }
-            Err(error) => Err(GuestError::InvalidProgram { reason: clip(&format!("{error:#}"), MAX_DETAIL_BYTES) }),
-        })
+            return Ok(known.compiled);
+        }
+        let (engine, linker, modules) = (self.engine.clone(), self.linker.clone(), self.modules.clone());
+        let compile = move || {
+            let compiled = compile(&engine, &linker, &bytes)
+                .map_err(|error| GuestError::InvalidProgram { reason: clip(&format!("{error:#}"), MAX_DETAIL_BYTES) });
+            let known = Known { compiled: compiled.clone(), open };
+            modules.lock().unwrap_or_else(PoisonError::into_inner).put(program, known);
+            drop((turn, admission));
+            compiled
+        };
+        offload(&*self.offload, compile).await.map_err(|_| shutting_down())
     }
 
     /// Runs a guest on a thread of the pool. The slot is given back when the guest has really ended.
@@ -201,6 +214,17 @@ impl Run {
             Err(error) => Err(failure(&error, &guest)?),
         };
         Ok(Ended { outcome, fuel })
+    }
+}
+
+fn compile(engine: &Engine, linker: &Linker<Guest>, bytes: &[u8]) -> wasmtime::Result<Compiled> {
+    let module = Module::from_binary(engine, bytes)?;
+    let pre = linker.instantiate_pre(&module)?;
+    match module.get_export("_start") {
+        Some(wasmtime::ExternType::Func(start)) if start.params().len() + start.results().len() == 0 => {
+            Ok(Arc::new(pre))
+        }
+        _ => Err(wasmtime::Error::msg("it has no function _start without parameters and results")),
     }
 }
 

@@ -18,7 +18,7 @@ use diai_core::{
     memory::{AgentSpec, Sim},
 };
 use diai_identity::Identity;
-use diai_tasks::{ArtifactError, Artifacts, Candidates, Config, TaskSpec, Tasks};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, TaskSpec, Tasks};
 use futures::{FutureExt, StreamExt};
 use multihash::Multihash;
 use sha2::{Digest, Sha256};
@@ -169,6 +169,9 @@ impl Calls for FakeCalls {
 pub struct Store {
     own: Arc<Mutex<BTreeMap<Cid, Bytes>>>,
     pool: Arc<Mutex<BTreeMap<Cid, Bytes>>>,
+    /// What counts as encrypted, and who can open it: the stores with one of these keys.
+    sealed: Arc<Mutex<BTreeMap<Cid, u8>>>,
+    keys: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Store {
@@ -180,19 +183,43 @@ impl Store {
         cid
     }
 
+    /// The same, readable only for stores that were [`granted`](Self::grant) `key`; this one is.
+    pub fn add_sealed(&self, bytes: impl Into<Bytes>, key: u8) -> Cid {
+        let cid = self.add(bytes);
+        self.sealed.lock().unwrap().insert(cid, key);
+        self.grant(key);
+        cid
+    }
+
+    pub fn grant(&self, key: u8) {
+        self.keys.lock().unwrap().push(key);
+    }
+
+    fn proof(&self, cid: Cid, context: [u8; 32]) -> Option<[u8; 32]> {
+        let key = self.sealed.lock().unwrap().get(&cid).copied()?;
+        let granted = self.keys.lock().unwrap().contains(&key);
+        granted.then(|| Sha256::new().chain_update([key]).chain_update(context).finalize().into())
+    }
+
     pub fn holds(&self, cid: &Cid) -> bool {
         self.own.lock().unwrap().contains_key(cid)
     }
 
     fn at_another(&self) -> Self {
-        Self { own: Arc::default(), pool: self.pool.clone() }
+        Self { own: Arc::default(), pool: self.pool.clone(), sealed: self.sealed.clone(), keys: Arc::default() }
     }
 }
 
 impl Artifacts for Store {
-    fn get(&self, cid: Cid, max_bytes: u64) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
+    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
         let store = self.clone();
         async move {
+            if let Access::Task { context, proof } = access
+                && store.sealed.lock().unwrap().contains_key(&cid)
+                && (proof.is_none() || proof != store.proof(cid, context))
+            {
+                return Err(ArtifactError::NotAllowed { cid });
+            }
             let found = store.pool.lock().unwrap().get(&cid).cloned();
             let bytes = found.ok_or(ArtifactError::NotFound { cid, asked: "everybody in the test".into() })?;
             if bytes.len() as u64 > max_bytes {
@@ -202,6 +229,10 @@ impl Artifacts for Store {
             Ok(bytes)
         }
         .boxed()
+    }
+
+    fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
+        futures::future::ready(self.proof(cid, context)).boxed()
     }
 
     fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
