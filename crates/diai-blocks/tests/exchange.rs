@@ -249,3 +249,17 @@ fn equal_seeds_give_equal_runs() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn what_a_fetch_found_here_is_durable_when_it_returns() {
+    let sim = Sim::new(12);
+    sim.clone().run(async move {
+        let bob = Agent::start(&sim, 2).await;
+        let block = Block::new(RAW, &b"put by somebody else, not flushed"[..]).unwrap();
+        let cid = block.cid;
+        bob.blocks.put_block(block).await.unwrap();
+        let before = bob.blocks.store().stats().syncs;
+        bob.blocks.fetch(cid, &FetchOptions::until(bob.within(1))).await.unwrap();
+        assert_eq!(bob.blocks.store().stats().syncs, before + 1);
+    });
+}

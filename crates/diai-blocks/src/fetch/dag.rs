@@ -120,7 +120,8 @@ impl<'a> Walk<'a> {
             let stored = last.await?;
             self.fetcher.bitswap.added(stored).await;
         }
-        if self.scope == Scope::Dag && self.progress.blocks > 0 {
+        // Also when nothing came: what is here may be another fetch's, not durable yet.
+        if self.scope == Scope::Dag {
             self.fetcher.store.flush().await?;
         }
         outcome?;
@@ -388,6 +389,11 @@ impl<'a> Walk<'a> {
             return Err(self.not_found().await);
         }
         if now >= self.next_lookup && self.lookup.is_none() {
+            // Who is likely to have it may have been silent or away when it was asked.
+            let likely: BTreeSet<_> = self.options.holders.iter().chain(&self.deliverers).copied().collect();
+            if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
+                session.holders(likely.into_iter().collect()).await;
+            }
             let mut keys: Vec<_> = provider_key(&self.root).into_iter().collect();
             let missing =
                 self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
