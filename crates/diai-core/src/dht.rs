@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream as BoxedItems;
 
-use crate::{BoxFuture, PeerId, WallTime};
+use crate::{BoxFuture, Misbehaviour, PeerId, WallTime};
 
 /// A key of the DHT: `/<namespace>/` and then any bytes, at most 256 in all.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,6 +105,20 @@ pub struct RecordMeta {
 pub struct InvalidRecord {
     /// What is wrong with it.
     pub reason: String,
+    /// What a device did wrong that sends it; `None` if its clock, ours, or the time on the way may be to blame.
+    pub fault: Option<Misbehaviour>,
+}
+
+impl InvalidRecord {
+    /// A record that no honest device holds, at whatever time.
+    pub fn faulty(reason: impl Into<String>, fault: Misbehaviour) -> Self {
+        Self { reason: reason.into(), fault: Some(fault) }
+    }
+
+    /// A record that may hold at another time, or for another device.
+    pub fn blameless(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), fault: None }
+    }
 }
 
 /// Why a DHT operation failed.

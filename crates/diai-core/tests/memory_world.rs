@@ -116,7 +116,7 @@ struct FirstByteIsSeq;
 
 impl RecordValidator for FirstByteIsSeq {
     fn validate(&self, _: &RecordKey, value: &[u8], now: WallTime) -> Result<RecordMeta, InvalidRecord> {
-        let seq = *value.first().ok_or(InvalidRecord { reason: "empty".into() })?;
+        let seq = *value.first().ok_or_else(|| InvalidRecord::faulty("empty", Misbehaviour::Violation))?;
         Ok(RecordMeta { seq: seq.into(), expires: now + Duration::from_secs(10) })
     }
 }

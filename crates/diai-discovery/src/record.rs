@@ -99,7 +99,8 @@ impl fmt::Debug for SignedRecord {
 }
 
 impl RecordError {
-    /// What the device did wrong that gave us this as its own record; `None` when its clock, or ours, may be to blame.
+    /// What the device did wrong that gave us this, as its own record or as one it holds; `None` when its clock, or ours,
+    /// may be to blame.
     pub(crate) fn misbehaviour(&self) -> Option<Misbehaviour> {
         match self {
             Self::TooLong { .. } | Self::Envelope { .. } | Self::Malformed(_) => Some(Misbehaviour::Malformed),
@@ -122,12 +123,13 @@ pub struct AgentRecordValidator;
 
 impl RecordValidator for AgentRecordValidator {
     fn validate(&self, key: &RecordKey, value: &[u8], now: WallTime) -> Result<RecordMeta, InvalidRecord> {
-        let invalid = |reason: String| InvalidRecord { reason };
+        let invalid = |error: RecordError| InvalidRecord { reason: error.to_string(), fault: error.misbehaviour() };
         if value.len() > MAX_RECORD_BYTES {
-            return Err(invalid(RecordError::TooLong { bytes: value.len() }.to_string()));
+            return Err(invalid(RecordError::TooLong { bytes: value.len() }));
         }
-        let peer = PeerId::from_bytes(key.name()).map_err(|_| invalid("the key names no device".to_owned()))?;
-        let record = verify_of(peer, Bytes::copy_from_slice(value), now).map_err(|error| invalid(error.to_string()))?;
+        let peer = PeerId::from_bytes(key.name())
+            .map_err(|_| InvalidRecord::faulty("the key names no device", Misbehaviour::Violation))?;
+        let record = verify_of(peer, Bytes::copy_from_slice(value), now).map_err(invalid)?;
         Ok(RecordMeta { seq: record.record().seq, expires: record.expires() })
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use diai_core::{BoxFuture, BoxStream, Instant, Refusal, Reply, Request};
+use diai_core::{BoxFuture, BoxStream, Instant, Priority, Refusal, Reply, Request};
 use futures::{
     FutureExt, Stream, StreamExt,
     future::{AbortHandle, Abortable, poll_fn},
@@ -172,7 +172,8 @@ impl SessionTask {
         let mut commands = std::mem::take(&mut self.commands);
         self.handle.drain(&mut commands, std::mem::take(&mut self.ended_calls), self.machine.open_requests());
         let any = !commands.is_empty();
-        for command in commands.drain(..) {
+        let mut next = commands.drain(..);
+        while let Some(command) = next.next() {
             match command {
                 Command::Call { call, waiter, room } => self.call(now, call, waiter, room),
                 Command::Cancel(key) => {
@@ -184,9 +185,14 @@ impl SessionTask {
                 Command::Taken(key, bytes) => self.tell(now, Input::Taken(key, bytes)),
                 Command::Retire => self.tell(now, Input::Retire),
                 Command::ShutDown => self.tell(now, Input::ShutDown),
-                Command::Break => return Err(End::Broken),
+                Command::Break => {
+                    // Those that call are told at the end that they were not sent.
+                    self.commands = next.collect();
+                    return Err(End::Broken);
+                }
             }
         }
+        drop(next);
         self.commands = commands;
         Ok(any)
     }
@@ -249,17 +255,19 @@ impl SessionTask {
                         abort.abort();
                     }
                 }
-                Output::Part { key, part } => {
-                    if let Some(Waiting { waiter: Waiter::Stream(parts), .. }) = self.waiting.get(&key) {
-                        parts.part(part);
-                    }
-                }
+                Output::Part { key, part } => self.part(key, part),
                 Output::Finished { key, outcome } => self.finished(key, outcome),
                 Output::Retired => self.shared.retired(&self.handle),
                 Output::Flooding => {
                     self.shared.world.network.penalise(self.handle.peer, diai_core::Misbehaviour::Flooding);
                 }
             }
+        }
+    }
+
+    fn part(&self, key: CallKey, part: Bytes) {
+        if let Some(Waiting { waiter: Waiter::Stream(parts), .. }) = self.waiting.get(&key) {
+            parts.part(part);
         }
     }
 
@@ -300,7 +308,7 @@ impl SessionTask {
 
     fn poll_running(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while self.machine.has_room()
+        while self.machine.has_room(Priority::High)
             && !self.running.is_empty()
             && let Poll::Ready(Some(result)) = Pin::new(&mut self.running).poll_next(cx)
         {
@@ -441,13 +449,16 @@ impl SessionTask {
             End::Stalled => Some(diai_core::Misbehaviour::Silent),
         };
         // First out of the table, so that whoever is told to try again finds another session.
-        let unsent = self.handle.close();
         self.shared.retired(&self.handle);
+        let unsent = self.handle.close();
         let now = self.shared.world.clock.now();
         self.tell(now, Input::Ended);
         while let Some(output) = self.machine.poll_output() {
-            if let Output::Finished { key, outcome } = output {
-                self.finished(key, outcome);
+            match output {
+                // What came before the end is the caller's.
+                Output::Part { key, part } => self.part(key, part),
+                Output::Finished { key, outcome } => self.finished(key, outcome),
+                _ => {}
             }
         }
         for command in unsent.into_iter().chain(std::mem::take(&mut self.commands)) {

@@ -152,7 +152,7 @@ fn when_the_first_fails_the_second_bid_gets_an_agreement_of_its_own() {
         let twice = negotiation.award(bids[1].id()).await.unwrap_err();
         assert!(matches!(twice, AwardError::Step(StepError::Awarded { .. })), "{twice}");
         driver.kill(parties[1].agent.peer());
-        negotiation.failed().await.unwrap();
+        negotiation.failed().unwrap();
         let second = negotiation.award(negotiation.bids()[0].id()).await.unwrap();
         assert_eq!((first.participant(), second.participant()), (parties[1].id(), parties[2].id()));
         assert_eq!(first.id(), second.id());
@@ -315,7 +315,7 @@ fn an_agreement_of_parts_that_do_not_belong_together_does_not_verify() {
         let (mut one, mut other) = (call(&parties).await, call(&parties).await);
         let first = one.award(one.bids()[0].id()).await.unwrap();
         let second = other.award(other.bids()[0].id()).await.unwrap();
-        one.failed().await.unwrap();
+        one.failed().unwrap();
         let third = one.award(one.bids()[0].id()).await.unwrap();
         let parts = |agreement: &Agreement| {
             [
@@ -410,5 +410,33 @@ fn limits_hold_before_anything_is_sent() {
         let crowd = (0..300u16).map(|number| AgentId::from_bytes([number as u8; 32])).collect();
         assert!(negotiator.call(crowd, proposal()).await.is_err());
         assert!(negotiator.call(vec![], proposal()).await.unwrap().bids().is_empty());
+    });
+}
+
+#[test]
+fn nobody_holds_a_place_for_longer_than_a_day() {
+    let sim = Sim::new(61);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let _bidding = parties[1].serve(&modeller(3, 5));
+        let long = CallForProposals { valid_for: Duration::from_secs(48 * 3600), ..proposal() };
+        let negotiation = parties[0].negotiator.call(vec![parties[1].id()], long).await.unwrap();
+        assert!(negotiation.bids().is_empty());
+        assert!(negotiation.refusals()[&parties[1].id()].contains("more than a day"), "{:?}", negotiation.refusals());
+    });
+}
+
+#[test]
+fn a_bid_that_has_lapsed_is_no_longer_among_those_to_award() {
+    let sim = Sim::new(62);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let _bidding = parties[1].serve(&modeller(3, 5));
+        let mut negotiation = call(&parties).await;
+        let bid = negotiation.bids()[0].clone();
+        let clock = &parties[0].agent.world.clock;
+        clock.sleep_until(clock.now() + Duration::from_secs(61)).await;
+        assert!(negotiation.award(bid.id()).await.is_err());
+        assert!(negotiation.bids().is_empty());
     });
 }

@@ -475,3 +475,31 @@ proptest! {
         prop_assert!(pair.caller.footprint_bytes() < 4096 + 512 * 1024);
     }
 }
+
+#[test]
+fn nothing_follows_a_long_part_before_all_of_it_has_gone() {
+    let mut pair = Pair::new();
+    let key = pair.call(Mode::Streaming, Bytes::new(), Priority::Normal);
+    let id = pair.serve()[0];
+    pair.server.handle(pair.now, Input::Reply(id, Answer::Parts)).unwrap();
+    pair.server.handle(pair.now, Input::Part(id, vec![1; 100].into())).unwrap();
+    assert!(pair.server.wants_part(id), "a short part keeps nothing waiting");
+    pair.server.handle(pair.now, Input::Part(id, vec![2; 200_000].into())).unwrap();
+    let mut bytes = Vec::new();
+    pair.server.encode(pair.now, &mut bytes, 1);
+    assert!(!pair.server.wants_part(id), "the short part has gone, the long one has not");
+    deliver(pair.now, &bytes, &mut pair.caller);
+    let parts = [vec![1; 100], vec![2; 200_000]].map(|part| Output::Part { key, part: part.into() });
+    assert_eq!(pair.exchange().0, parts);
+}
+
+#[test]
+fn an_urgent_request_finds_a_place_when_all_others_wait() {
+    let mut pair = Pair::with(limits(), Limits { max_requests: 64, ..limits() });
+    for _ in 0..100 {
+        pair.whole(1);
+    }
+    assert_eq!(pair.serve().len(), 63);
+    pair.call(Mode::OneWay, Bytes::new(), Priority::High);
+    assert_eq!(pair.serve().len(), 1);
+}

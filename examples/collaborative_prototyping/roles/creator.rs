@@ -174,7 +174,7 @@ impl Creator<'_> {
                     return Ok((records, facts));
                 }
                 Err(error) => {
-                    negotiation.failed().await?;
+                    negotiation.failed()?;
                     self.agreed(&agreement, "failed", true);
                     records.push(Record { agreement, state: "failed", reason: Some(error.to_string()) });
                     next = negotiation.bids().into_iter().next();

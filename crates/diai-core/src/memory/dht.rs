@@ -32,10 +32,10 @@ impl MemoryDht {
         let validators = self.validators.lock().unwrap_or_else(PoisonError::into_inner);
         let validator = key.namespace().and_then(|namespace| validators.get(namespace)).cloned();
         drop(validators);
-        let reason = || InvalidRecord { reason: "no validator is registered for its namespace".into() };
+        let reason = || InvalidRecord::blameless("no validator is registered for its namespace");
         let meta = validator.ok_or_else(reason)?.validate(key, value, now)?;
         if meta.expires <= now {
-            return Err(InvalidRecord { reason: "it has expired".into() });
+            return Err(InvalidRecord::blameless("it has expired"));
         }
         Ok(meta)
     }

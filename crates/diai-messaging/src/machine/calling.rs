@@ -16,6 +16,10 @@ use crate::{
     message::{Frame, MAX_INLINE_BYTES, Mode, PART_OVERHEAD_BYTES},
 };
 
+/// The class of what is urgent, and the most places that are kept free for it.
+const URGENT: usize = Priority::High as usize;
+const SPARED_FOR_URGENT: usize = 16;
+
 #[derive(Debug)]
 struct Call {
     service: Arc<str>,
@@ -75,7 +79,9 @@ impl Calling {
 
     /// Encodes the request frame of the next waiting call of `class`; false if none may go.
     pub(crate) fn encode_call(&mut self, now: Instant, class: usize, out: &mut Vec<u8>, common: &mut Common) -> bool {
-        while self.ids.len() < common.theirs.max_requests as usize {
+        let max_requests = common.theirs.max_requests as usize;
+        let spared = if class == URGENT { 0 } else { (max_requests / 64).min(SPARED_FOR_URGENT) };
+        while self.ids.len() < max_requests - spared {
             let Some(key) = self.waiting[class].pop_front() else { return false };
             let Some(call) = self.calls.get_mut(&key) else { continue };
             if call.body.len() > MAX_INLINE_BYTES && common.said_hello {
@@ -86,7 +92,9 @@ impl Calling {
                     continue;
                 }
             }
-            if call.body.len() > MAX_INLINE_BYTES && !self.request_credit.take(call.body.len()) {
+            // Behind others that wait for credit, or short ones would take it from them for ever.
+            let long = call.body.len() > MAX_INLINE_BYTES;
+            if long && (!self.blocked.is_empty() || !self.request_credit.take(call.body.len())) {
                 self.blocked.push_back(key);
                 continue;
             }

@@ -31,7 +31,7 @@ pub(crate) enum Kind {
 pub(crate) enum Step {
     /// Nothing that anyone waits for.
     More,
-    /// A part of a streaming answer.
+    /// A part of a streaming answer that took more than one frame.
     PartSent(u64),
     /// An answer.
     AnswerSent(u64),
@@ -175,6 +175,8 @@ impl Outbound {
         }
         match item.kind {
             Kind::Request => Step::More,
+            // A short one never kept the next from going.
+            Kind::Part { last: false } if item.body.len() <= MAX_INLINE_BYTES => Step::More,
             Kind::Part { last: false } => Step::PartSent(id),
             Kind::Part { last: true } => {
                 codec::encode(&Frame::End { id }, out);

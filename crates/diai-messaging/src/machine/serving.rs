@@ -66,6 +66,8 @@ pub(crate) struct Serving {
     retry_after_ms: u64,
 }
 
+/// Room for urgent answers beside the longest other one.
+const URGENT_BYTES: usize = 4 << 20;
 /// So many requests over the limit, and the peer is reported as flooding.
 const EXCESS_PER_REPORT: u64 = 4096;
 
@@ -99,11 +101,15 @@ impl Serving {
             return Err(Violation::TooLarge { bytes: total });
         }
         let left = total as usize - body.len();
+        if left > 0 && total as usize <= MAX_INLINE_BYTES {
+            // What fits comes whole: so whatever is remembered of a request costs its peer credit.
+            return Err(Violation::Unexpected { id });
+        }
         let credit = if left == 0 { 0 } else { total };
         if !self.window.take(credit) {
             return Err(Violation::Credit);
         }
-        if let Some(refusal) = self.admit(deadline_ms, common) {
+        if let Some(refusal) = self.admit(priority, deadline_ms, common) {
             common.outbound.control(Frame::Refusal { id, refusal });
             if left > 0 {
                 self.discards.insert(id, Discard { left, credit });
@@ -125,7 +131,7 @@ impl Serving {
         Ok(())
     }
 
-    fn admit(&mut self, deadline_ms: u32, common: &mut Common) -> Option<Refusal> {
+    fn admit(&mut self, priority: Priority, deadline_ms: u32, common: &mut Common) -> Option<Refusal> {
         let full = self.requests.len() >= common.ours.max_requests as usize;
         if full {
             self.excess += 1;
@@ -133,7 +139,7 @@ impl Serving {
                 common.output(Output::Flooding);
             }
         }
-        if full || self.refusing || !self.has_room(common) {
+        if full || self.refusing || !self.has_room(priority, common) {
             return Some(Refusal::Busy { retry_after_ms: self.retry_after_ms });
         }
         (deadline_ms == 0).then_some(Refusal::DeadlinePassed)
@@ -265,12 +271,17 @@ impl Serving {
             matches!(served.stage, Stage::Streaming)
                 && served.stream_credit > 0
                 && !served.part_under_way
-                && self.has_room(common)
+                && self.has_room(served.priority, common)
         })
     }
 
-    pub(crate) fn has_room(&self, common: &Common) -> bool {
-        common.outbound.reply_bytes() < self.max_reply_bytes
+    /// Whether another answer may be made. What is urgent, such as a sign of life, has room when bulk has none any more.
+    pub(crate) fn has_room(&self, priority: Priority, common: &Common) -> bool {
+        let reserve = match priority {
+            Priority::High => common.ours.max_message_bytes as usize + URGENT_BYTES,
+            Priority::Normal | Priority::Low => 0,
+        };
+        common.outbound.reply_bytes() < self.max_reply_bytes + reserve
     }
 
     pub(crate) fn stream_credit(&mut self, id: u64, bytes: u32, common: &Common) {

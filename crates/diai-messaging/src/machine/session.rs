@@ -461,8 +461,8 @@ impl Session {
     }
 
     /// Whether handlers may go on: answers do not pile up.
-    pub fn has_room(&self) -> bool {
-        self.serving.has_room(&self.common)
+    pub fn has_room(&self, priority: Priority) -> bool {
+        self.serving.has_room(priority, &self.common)
     }
 
     /// Control frames that wait to be sent. Whoever reads the stream stops at a cap: a peer that makes this side answer

@@ -20,7 +20,7 @@ use super::{
     MAX_PARTICIPANTS, NegotiationError,
     codec::{ToInitiator, ToParticipant, award_of, open_cancel, sign_award, sign_cancel},
     initiator::{Initiator, InitiatorInput, InitiatorOutput, StepError},
-    message::{Agreement, Bid, BidId, Bidder, Call, Ending, SERVICE, When},
+    message::{Agreement, Bid, BidId, Bidder, Call, Ending, NegotiationId, SERVICE, When},
     participant::{AwardStep, CallStep, Participant},
 };
 use crate::inbox::lock;
@@ -151,7 +151,7 @@ impl Negotiator {
             let _ = machine.handle(now, input);
         }
         drop(asking);
-        Ok(Negotiation { negotiator: self.clone(), machine })
+        Ok(Negotiation { negotiator: self.clone(), machine, telling: JoinSet::new() })
     }
 
     async fn ask(&self, agent: AgentId, body: Bytes, within: Duration) -> (AgentId, Result<Bytes, CallError>) {
@@ -177,9 +177,9 @@ impl Negotiator {
         }
     }
 
-    async fn cancel(&self, call: &Call, cancels: Vec<(AgentId, &'static str)>) {
+    async fn cancel(&self, call: NegotiationId, cancels: Vec<(AgentId, &'static str)>) {
         let notes = cancels.into_iter().map(|(agent, reason)| {
-            let body = ToParticipant::Cancel(sign_cancel(&self.identity, call.id, reason)).to_bytes();
+            let body = ToParticipant::Cancel(sign_cancel(&self.identity, call, reason)).to_bytes();
             self.calls.call(agent, SERVICE, body, CallOptions::within(COURTESY_TIMEOUT).idempotent())
         });
         for result in join_all(notes).await {
@@ -207,9 +207,12 @@ impl Negotiator {
 }
 
 /// A call for proposals with its bids. Dropped, its bids lapse by themselves; [`Negotiation::close`] tells the bidders.
+/// To be used within a tokio runtime.
 pub struct Negotiation {
     negotiator: Negotiator,
     machine: Initiator,
+    /// Those that are told that they are not needed: the next step does not wait for who may be dead.
+    telling: JoinSet<()>,
 }
 
 impl fmt::Debug for Negotiation {
@@ -238,7 +241,7 @@ impl Negotiation {
     ///
     /// Cancel-safety: dropping the future leaves the bid awarded; give it up with [`Negotiation::failed`] or close.
     pub async fn award(&mut self, bid: BidId) -> Result<Agreement, AwardError> {
-        let Self { negotiator, machine } = self;
+        let Self { negotiator, machine, .. } = self;
         let clock = negotiator.clock.clone();
         machine.handle(clock.wall(), InitiatorInput::Award(bid))?;
         let bid = loop {
@@ -259,14 +262,15 @@ impl Negotiation {
             Err(error) => InitiatorInput::AwardFailed(participant, error.to_string()),
         };
         machine.handle(clock.wall(), input)?;
-        self.tell_cancelled().await;
+        self.tell_cancelled();
         result
     }
 
-    /// Gives the agreement up: its participant is told, and another bid can be awarded.
-    pub async fn failed(&mut self) -> Result<(), StepError> {
+    /// Gives the agreement up, or an award that nobody waited for: its participant is told in the background, and another
+    /// bid can be awarded. Must be called within a tokio runtime.
+    pub fn failed(&mut self) -> Result<(), StepError> {
         self.machine.handle(self.negotiator.clock.wall(), InitiatorInput::Failed)?;
-        self.tell_cancelled().await;
+        self.tell_cancelled();
         Ok(())
     }
 
@@ -274,17 +278,21 @@ impl Negotiation {
     pub async fn close(mut self) {
         // Closing cannot fail.
         let _ = self.machine.handle(self.negotiator.clock.wall(), InitiatorInput::Close);
-        self.tell_cancelled().await;
+        self.tell_cancelled();
+        while self.telling.join_next().await.is_some() {}
     }
 
-    async fn tell_cancelled(&mut self) {
+    fn tell_cancelled(&mut self) {
         let mut cancels = Vec::new();
         while let Some(output) = self.machine.poll_output() {
             if let InitiatorOutput::Cancel(agent, reason) = output {
                 cancels.push((agent, reason));
             }
         }
-        self.negotiator.cancel(self.machine.call(), cancels).await;
+        if !cancels.is_empty() {
+            let (negotiator, call) = (self.negotiator.clone(), self.machine.call().id);
+            self.telling.spawn(async move { negotiator.cancel(call, cancels).await });
+        }
     }
 }
 
@@ -354,6 +362,18 @@ impl Service for DeskService {
     }
 }
 
+/// An asking of the bidder that may be given up.
+struct Undecided<'a> {
+    desk: &'a Desk,
+    id: NegotiationId,
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        lock(&self.desk.participant).undecided(self.id);
+    }
+}
+
 fn refusal(reason: &str) -> ToInitiator {
     ToInitiator::Refusal(reason.to_owned())
 }
@@ -375,7 +395,10 @@ impl Desk {
             CallStep::Again(bid) => Ok(ToInitiator::Bid(bid.signed)),
             CallStep::Consider => {
                 self.changed.notify_one();
-                let offer = match self.bidder.bid(call.clone()).await {
+                let undecided = Undecided { desk: self, id: call.id };
+                let decision = self.bidder.bid(call.clone()).await;
+                std::mem::forget(undecided);
+                let offer = match decision {
                     Ok(offer) => offer,
                     Err(reason) => {
                         lock(&self.participant).decided(call.id, None);
@@ -407,12 +430,15 @@ impl Desk {
             AwardStep::Accept(both) => *both,
         };
         let agreement = Agreement::accept(&self.identity, now, call, bid, award)?;
+        let Some(agreement) = lock(&self.participant).accepting(agreement) else {
+            return Ok(refusal("another award is being taken"));
+        };
         if let Err(reason) = self.bidder.awarded(agreement.clone()).await {
             lock(&self.participant).cancelled(from, id);
             return Ok(refusal(&reason));
         }
         let acceptance = agreement.acceptance.clone();
-        let stands = lock(&self.participant).agreed(agreement);
+        let stands = lock(&self.participant).agreed(&agreement);
         if !stands {
             let reason = "cancelled meanwhile".to_owned();
             self.bidder.ended(id, Ending::Cancelled { reason });

@@ -127,7 +127,8 @@ impl Initiator {
                 }
             }
             InitiatorInput::Failed => match self.phase {
-                Phase::Agreed(agent) => self.give_up(agent, "failed".to_owned()),
+                // An award whose answer nobody waited for may have been taken.
+                Phase::Agreed(agent) | Phase::Awarding(_, agent) => self.give_up(agent, "failed".to_owned()),
                 Phase::Ended => return Err(StepError::Ended),
                 _ => return Err(StepError::UnknownBid),
             },
@@ -167,11 +168,15 @@ impl Initiator {
             Phase::Collecting | Phase::Open => {}
         }
         if now >= self.call.valid_until {
+            self.bids.clear();
             return Err(StepError::Ended);
         }
         let bid = self.bids.values().find(|bid| bid.id == id).ok_or(StepError::UnknownBid)?;
         if bid.valid_until <= now {
-            return Err(StepError::Lapsed { participant: bid.participant });
+            let participant = bid.participant;
+            self.bids.remove(&participant);
+            self.refusals.insert(participant, "its bid lapsed".to_owned());
+            return Err(StepError::Lapsed { participant });
         }
         self.outputs.push_back(InitiatorOutput::Award(Box::new(bid.clone())));
         self.phase = Phase::Awarding(id, bid.participant);

@@ -1,6 +1,6 @@
 //! The participant's side, without IO.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use diai_core::{AgentId, WallTime};
 
@@ -10,6 +10,8 @@ use super::message::{Agreement, Bid, Call, NegotiationId};
 pub const MAX_NEGOTIATIONS: usize = 1024;
 /// Of one initiator.
 pub const MAX_PER_INITIATOR: usize = 64;
+/// Calls that are valid for longer than a day are refused: each holds a place for so long.
+pub(crate) const MAX_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What to do with a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +43,11 @@ struct Entry {
 
 #[derive(Debug)]
 enum Phase {
-    Considering,
+    /// So many askings wait for the bidder.
+    Considering(usize),
     Bid(Box<Bid>),
+    /// The bidder is being told of the award.
+    Accepting(Box<Agreement>),
     Agreed(Box<Agreement>),
 }
 
@@ -60,21 +65,28 @@ impl Participant {
 
     /// A verified call has come.
     pub fn called(&mut self, now: WallTime, call: &Call) -> CallStep {
-        if now >= call.bids_until || now >= call.valid_until {
+        // Until when bids are taken is for the initiator to say, whose clock it is by.
+        if now >= call.valid_until {
             return CallStep::Refuse("too late to bid");
         }
-        match self.entries.get(&call.id).map(|entry| &entry.phase) {
+        if call.valid_until.since(now) > MAX_VALIDITY {
+            return CallStep::Refuse("valid for more than a day");
+        }
+        match self.entries.get_mut(&call.id).map(|entry| &mut entry.phase) {
             Some(Phase::Bid(bid)) => return CallStep::Again(bid.clone()),
-            Some(Phase::Agreed(_)) => return CallStep::Refuse("agreed already"),
+            Some(Phase::Accepting(_) | Phase::Agreed(_)) => return CallStep::Refuse("agreed already"),
             // The first asking may have been given up: ask again.
-            Some(Phase::Considering) => return CallStep::Consider,
+            Some(Phase::Considering(askings)) => {
+                *askings += 1;
+                return CallStep::Consider;
+            }
             None => {}
         }
         let of_initiator = self.entries.values().filter(|entry| entry.call.initiator == call.initiator).count();
         if self.entries.len() >= MAX_NEGOTIATIONS || of_initiator >= MAX_PER_INITIATOR {
             return CallStep::Refuse("too many negotiations at a time");
         }
-        self.entries.insert(call.id, Entry { call: call.clone(), phase: Phase::Considering });
+        self.entries.insert(call.id, Entry { call: call.clone(), phase: Phase::Considering(1) });
         CallStep::Consider
     }
 
@@ -82,16 +94,25 @@ impl Participant {
     pub fn decided(&mut self, id: NegotiationId, bid: Option<Bid>) -> Option<Bid> {
         let entry = self.entries.get_mut(&id)?;
         match (&entry.phase, bid) {
-            (Phase::Considering, Some(bid)) => {
+            (Phase::Considering(_), Some(bid)) => {
                 entry.phase = Phase::Bid(Box::new(bid.clone()));
                 Some(bid)
             }
-            (Phase::Considering, None) => {
+            (Phase::Considering(_), None) => {
                 self.entries.remove(&id);
                 None
             }
             (Phase::Bid(standing), _) => Some(Bid::clone(standing)),
-            (Phase::Agreed(_), _) => None,
+            (Phase::Accepting(_) | Phase::Agreed(_), _) => None,
+        }
+    }
+
+    /// An asking was given up before the bidder had decided.
+    pub fn undecided(&mut self, id: NegotiationId) {
+        let Some(Entry { phase: Phase::Considering(askings), .. }) = self.entries.get_mut(&id) else { return };
+        *askings -= 1;
+        if *askings == 0 {
+            self.entries.remove(&id);
         }
     }
 
@@ -101,18 +122,38 @@ impl Participant {
             return AwardStep::Refuse("no offer stands");
         };
         match &entry.phase {
-            Phase::Considering => AwardStep::Refuse("no offer stands"),
+            Phase::Considering(_) => AwardStep::Refuse("no offer stands"),
             Phase::Bid(bid) if bid.valid_until <= now => AwardStep::Refuse("the offer has lapsed"),
             Phase::Bid(bid) => AwardStep::Accept(Box::new((entry.call.clone(), Bid::clone(bid)))),
+            Phase::Accepting(agreement) => AwardStep::Accept(Box::new((entry.call.clone(), agreement.bid.clone()))),
             Phase::Agreed(agreement) => AwardStep::Again(agreement.clone()),
         }
     }
 
+    /// The award is good: this is what would be agreed. Returns what the bidder is to be asked about, which is the first
+    /// one if the same award comes twice; `None` if another award is being taken, or no offer stands any more.
+    pub fn accepting(&mut self, agreement: Agreement) -> Option<Agreement> {
+        let entry = self.entries.get_mut(&agreement.call.id)?;
+        match &entry.phase {
+            Phase::Bid(bid) if bid.id == agreement.bid.id => {
+                entry.phase = Phase::Accepting(Box::new(agreement.clone()));
+                Some(agreement)
+            }
+            Phase::Accepting(first) if first.award == agreement.award => Some(Agreement::clone(first)),
+            _ => None,
+        }
+    }
+
     /// The bidder has taken the award. False if the negotiation was cancelled meanwhile.
-    pub fn agreed(&mut self, agreement: Agreement) -> bool {
+    pub fn agreed(&mut self, agreement: &Agreement) -> bool {
         let Some(entry) = self.entries.get_mut(&agreement.call.id) else { return false };
-        entry.phase = Phase::Agreed(Box::new(agreement));
-        true
+        match &entry.phase {
+            Phase::Accepting(first) | Phase::Agreed(first) if **first == *agreement => {
+                entry.phase = Phase::Agreed(Box::new(agreement.clone()));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The initiator `from` cancels, or the bidder takes its offer back. True if an offer or agreement stood.
@@ -120,7 +161,7 @@ impl Participant {
         if self.entries.get(&id).is_none_or(|entry| entry.call.initiator != from) {
             return false;
         }
-        self.entries.remove(&id).is_some_and(|entry| !matches!(entry.phase, Phase::Considering))
+        self.entries.remove(&id).is_some_and(|entry| !matches!(entry.phase, Phase::Considering(_)))
     }
 
     /// Lets go what has ended by `now`; the offers that lapsed are returned. Agreements are kept until their call ends, so
@@ -147,7 +188,7 @@ impl Entry {
     fn until(&self) -> WallTime {
         match &self.phase {
             Phase::Bid(bid) => bid.valid_until,
-            Phase::Considering | Phase::Agreed(_) => self.call.valid_until,
+            Phase::Considering(_) | Phase::Accepting(_) | Phase::Agreed(_) => self.call.valid_until,
         }
     }
 }

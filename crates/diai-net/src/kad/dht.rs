@@ -128,7 +128,7 @@ impl DhtShared {
     fn validator_or_error(&self, key: &RecordKey) -> Result<Arc<dyn RecordValidator>, DhtError> {
         self.validator(key).ok_or_else(|| {
             let namespace = key.namespace().unwrap_or_default();
-            DhtError::Invalid(InvalidRecord { reason: format!("no validator is registered for /{namespace}/") })
+            DhtError::Invalid(InvalidRecord::blameless(format!("no validator is registered for /{namespace}/")))
         })
     }
 }
@@ -146,7 +146,7 @@ impl Table {
         let meta = self.shared.validator_or_error(&key)?.validate(&key, &value, self.clock.wall())?;
         if value.len() > self.max_value_bytes {
             let reason = format!("{} bytes, at most {} are held", value.len(), self.max_value_bytes);
-            return Err(DhtError::Invalid(InvalidRecord { reason }));
+            return Err(DhtError::Invalid(InvalidRecord::blameless(reason)));
         }
         let (reply, told) = oneshot::channel();
         let kept = Kept { key: key.as_bytes().to_vec(), value: value.to_vec(), meta, own: true };

@@ -137,7 +137,7 @@ impl Driver {
 
     fn publish(&mut self, kept: Kept) -> Result<QueryId, DhtError> {
         let record = Record::new(kept.key.clone(), kept.value.clone());
-        let invalid = |reason: String| DhtError::Invalid(InvalidRecord { reason });
+        let invalid = |reason: String| DhtError::Invalid(InvalidRecord::blameless(reason));
         let full = DhtError::Full { limit: self.config.records };
         match self.kad.store_mut().insert(kept) {
             Insert::Held | Insert::Same => {}
@@ -219,7 +219,9 @@ impl Driver {
             }
             Err(Some(error)) => {
                 tracing::debug!(%source, %error, "refused a record");
-                self.shared.penalise(source, Misbehaviour::Violation);
+                if let Some(fault) = error.fault {
+                    self.shared.penalise(source, fault);
+                }
             }
             // The pool is shutting down: nobody's fault.
             Err(None) => {}

@@ -224,9 +224,11 @@ impl Store {
         self.provided.iter().cloned().collect()
     }
 
-    /// The records that this device published.
+    /// The records that this device published and that still hold.
     pub(crate) fn own_records(&self) -> Vec<Record> {
-        self.records.values().filter(|held| held.own).map(|held| held.record.clone()).collect()
+        let now = self.clock.wall();
+        let own = self.records.values().filter(|held| held.own && held.meta.expires > now);
+        own.map(|held| held.record.clone()).collect()
     }
 
     /// All providers held for `key`.

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use diai_core::{
-    Bytes, Clock, Entropy, InvalidRecord, Multiaddr, PeerEvent, PeerEvents, PeerId, PeerInfo, RecordKey, RecordMeta,
+    Bytes, Clock, Entropy, InvalidRecord, Misbehaviour, Multiaddr, PeerEvent, PeerEvents, PeerId, PeerInfo, RecordKey, RecordMeta,
     RecordValidator, WallTime, World,
     os::{FsDisk, OsClock, OsEntropy, ThreadPool},
     timeout_at,
@@ -106,7 +106,7 @@ impl RecordValidator for Numbered {
     fn validate(&self, _: &RecordKey, value: &[u8], now: WallTime) -> Result<RecordMeta, InvalidRecord> {
         match value {
             [b'v', seq, ..] => Ok(RecordMeta { seq: u64::from(*seq), expires: now + Duration::from_secs(3600) }),
-            _ => Err(InvalidRecord { reason: "it does not start with v".into() }),
+            _ => Err(InvalidRecord::faulty("it does not start with v", Misbehaviour::Violation)),
         }
     }
 }
