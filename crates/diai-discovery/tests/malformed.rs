@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Seeded, path};
-use diai_core::{RecordValidator, WallTime, bounded::DecodeError};
+use diai_core::{Misbehaviour, RecordValidator, WallTime, bounded::DecodeError};
 use diai_discovery::{
     AgentRecord, AgentRecordValidator, Attributes, MAX_LIFETIME, MAX_RECORD_BYTES, RecordError, SignedRecord,
     record_key,
@@ -116,6 +116,19 @@ fn the_validator_holds_a_record_only_under_the_key_of_its_device() {
     assert!(AgentRecordValidator.validate(&other, &signed.to_bytes(), NOW).is_err());
     assert!(AgentRecordValidator.validate(&key, &signed.to_bytes(), NOW + 3 * HOUR).is_err());
     assert!(AgentRecordValidator.validate(&key, b"", NOW).is_err());
+}
+
+#[test]
+fn the_validator_blames_whoever_sends_a_forgery_but_nobody_for_the_time() {
+    let signed = signed();
+    let key = record_key(signed.record().peer);
+    let fault = |value: &[u8], now| AgentRecordValidator.validate(&key, value, now).unwrap_err().fault;
+    assert_eq!(fault(&signed.to_bytes(), NOW + 3 * HOUR), None, "it expired on its way");
+    assert_eq!(fault(&signed.to_bytes(), NOW.minus(2 * HOUR)), None, "our clock may be slow");
+    assert_eq!(fault(b"nonsense", NOW), Some(Misbehaviour::Malformed));
+    let other = identity(2);
+    let forged = SignedRecord::sign(&other, &record(&other), NOW).unwrap();
+    assert_eq!(fault(&forged.to_bytes(), NOW), Some(Misbehaviour::Forged));
 }
 
 #[test]

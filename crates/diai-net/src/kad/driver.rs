@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use diai_core::{BoxFuture, DhtError, Instant, InvalidRecord, Misbehaviour, Multiaddr, PeerId, RecordKey, offload};
+use diai_core::{BoxFuture, DhtError, Instant, InvalidRecord, Multiaddr, PeerId, RecordKey, offload};
 use futures::{StreamExt, stream::FuturesUnordered};
 use libp2p::{
     StreamProtocol,

@@ -63,10 +63,11 @@ fn the_newer_record_stays_and_of_two_alike_the_greater() {
 #[test]
 fn what_has_expired_is_neither_taken_nor_given() {
     let (mut store, clock) = store(DhtConfig::default());
-    assert_eq!(store.insert(kept("k", "a", 1, 10)), Insert::Held);
+    assert_eq!(store.insert(Kept { own: true, ..kept("k", "a", 1, 10) }), Insert::Held);
     clock.0.store(10, Ordering::Relaxed);
     assert_eq!(value(&store, "k"), None);
     assert_eq!(store.insert(kept("other", "a", 1, 10)), Insert::Unfit);
+    assert!(store.own_records().is_empty(), "ours is not announced again either");
     store.expire();
     assert_eq!(store.take_changed(), [(b"k".to_vec(), None)]);
 }

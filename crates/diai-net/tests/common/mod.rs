@@ -4,8 +4,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use diai_core::{
-    Bytes, Clock, Entropy, InvalidRecord, Misbehaviour, Multiaddr, PeerEvent, PeerEvents, PeerId, PeerInfo, RecordKey, RecordMeta,
-    RecordValidator, WallTime, World,
+    Bytes, Clock, Entropy, InvalidRecord, Misbehaviour, Multiaddr, PeerEvent, PeerEvents, PeerId, PeerInfo, RecordKey,
+    RecordMeta, RecordValidator, WallTime, World,
     os::{FsDisk, OsClock, OsEntropy, ThreadPool},
     timeout_at,
 };
