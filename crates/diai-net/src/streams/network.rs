@@ -13,7 +13,10 @@ use futures::Stream as Items;
 use libp2p::{
     StreamProtocol,
     multiaddr::Protocol,
-    swarm::dial_opts::{DialOpts, PeerCondition},
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, oneshot};
 
@@ -29,6 +32,27 @@ use super::{
 const ATTEMPTS: usize = 3;
 /// The lookup of an unknown peer's addresses gets this part of the time there is.
 const LOOKUP_DIVISOR: u32 = 2;
+
+type Told = oneshot::Receiver<Result<(), OpenError>>;
+
+/// What there is for a stream, or who will be told when there is.
+enum Picked {
+    Now(Pick),
+    /// A hello is under way.
+    Pending(Told),
+    Absent(Absent),
+}
+
+/// No connection is there that was not tried.
+struct Absent {
+    told: Told,
+    /// But one that was.
+    anew: bool,
+    /// A dial is under way.
+    dialling: bool,
+    /// Nobody has said where it is.
+    unknown: bool,
+}
 
 /// The World's network.
 #[derive(Clone)]
@@ -149,23 +173,25 @@ impl Streams {
         let mut reason = String::from("no connection lasted");
         while tried.len() < ATTEMPTS {
             self.check(peer)?;
-            let picked = self.0.state().pick(&peer, own, &tried);
-            match picked {
-                Pick::Ready(id, opener, permit) => {
+            let need = if own { Need::Hello } else { Need::Connection };
+            match self.pick(peer, need, &tried, dialled)? {
+                Picked::Now(Pick::Ready(id, opener, permit)) => {
                     tried.push(id);
                     match self.ask(peer, &opener, protocols).await? {
                         Ok(stream) => return Ok(opened(stream, protocols, permit)),
                         Err(broken) => reason = broken,
                     }
                 }
-                Pick::Pending => self.wait(peer, Need::Hello, Vec::new()).await?,
-                Pick::Disconnected if !dialled => {
+                Picked::Pending(told) => match told.await.unwrap_or(Err(OpenError::Closed)) {
+                    Err(OpenError::Unreachable { reason: broken, .. }) if !dialled => reason = broken,
+                    told => told?,
+                },
+                Picked::Absent(absent) => {
                     dialled = true;
-                    let need = if own { Need::Hello } else { Need::Connection };
-                    self.wait(peer, need, Vec::new()).await?;
+                    self.dial_and_wait(peer, absent, Vec::new()).await?;
                 }
-                Pick::Disconnected => break,
-                Pick::Uncertified(reason) => {
+                Picked::Now(Pick::Pending | Pick::Disconnected) => break,
+                Picked::Now(Pick::Uncertified(reason)) => {
                     // What needs no certificate can be spoken all the same.
                     let others: Vec<_> = protocols.iter().copied().filter(|one| !is_own(one.as_str())).collect();
                     if others.is_empty() {
@@ -173,10 +199,28 @@ impl Streams {
                     }
                     return Box::pin(self.open_one(peer, &others)).await;
                 }
-                Pick::TooMany => return Err(OpenError::TooMany { peer, limit: self.0.limits.streams_per_peer }),
+                Picked::Now(Pick::TooMany) => {
+                    return Err(OpenError::TooMany { peer, limit: self.0.limits.streams_per_peer });
+                }
             }
         }
         Err(OpenError::Unreachable { peer: peer.to_string(), reason })
+    }
+
+    /// Picks a connection, or waits from this very moment on: what happens between a look and a wait would be missed.
+    fn pick(&self, peer: PeerId, need: Need, tried: &[ConnectionId], dialled: bool) -> Result<Picked, OpenError> {
+        let mut state = self.0.state();
+        Ok(match state.pick(&peer, need == Need::Hello, tried) {
+            Pick::Pending => Picked::Pending(state.wait(peer, Need::Hello)?),
+            Pick::Disconnected if !dialled => {
+                // All that are there were tried: only a new one may do better.
+                let anew = state.is_connected(&peer);
+                let dialling = state.is_dialling(&peer);
+                let unknown = !anew && state.book.addrs(&peer).is_empty();
+                Picked::Absent(Absent { told: state.wait(peer, need)?, anew, dialling, unknown })
+            }
+            picked => Picked::Now(picked),
+        })
     }
 
     /// Asks one connection; the inner error says how the connection failed.
@@ -210,18 +254,20 @@ impl Streams {
         self.0.state().book.hear(peer, addrs.iter().cloned());
         let mut dialled = false;
         loop {
-            let picked = self.0.state().pick(&peer, true, &[]);
-            match picked {
-                Pick::Disconnected if !dialled => {
+            match self.pick(peer, Need::Hello, &[], dialled)? {
+                Picked::Absent(absent) => {
                     dialled = true;
-                    self.wait(peer, Need::Hello, addrs.clone()).await?;
+                    self.dial_and_wait(peer, absent, addrs.clone()).await?;
                 }
-                Pick::Disconnected => {
+                Picked::Now(Pick::Pending | Pick::Disconnected) => {
                     let reason = "the connection closed".into();
                     return Err(OpenError::Unreachable { peer: peer.to_string(), reason });
                 }
-                Pick::Pending => self.wait(peer, Need::Hello, Vec::new()).await?,
-                Pick::Ready(..) | Pick::TooMany | Pick::Uncertified(_) => {
+                Picked::Pending(told) => match told.await.unwrap_or(Err(OpenError::Closed)) {
+                    Err(OpenError::Unreachable { .. }) if !dialled => {}
+                    told => told?,
+                },
+                Picked::Now(Pick::Ready(..) | Pick::TooMany | Pick::Uncertified(_)) => {
                     if let Some(info) = self.0.state().info(peer) {
                         return Ok(info);
                     }
@@ -230,22 +276,18 @@ impl Streams {
         }
     }
 
-    /// Waits until `peer` is there, dialling it if it is not: at `addrs`, at those known, or else at those that the
+    /// Waits until `peer` is there, dialling it if nobody does: at `addrs`, at those known, or else at those that the
     /// DHT knows.
-    async fn wait(&self, peer: PeerId, need: Need, addrs: Vec<Multiaddr>) -> Result<(), OpenError> {
-        let (told, dial, lookup) = {
-            let mut state = self.0.state();
-            let told = state.wait(peer, need)?;
-            let dial = !state.is_connected(&peer) && (!addrs.is_empty() || !state.is_dialling(&peer));
-            (told, dial, dial && state.book.addrs(&peer).is_empty())
-        };
+    async fn dial_and_wait(&self, peer: PeerId, absent: Absent, addrs: Vec<Multiaddr>) -> Result<(), OpenError> {
+        let Absent { told, anew, dialling, unknown } = absent;
+        let dial = !addrs.is_empty() || !dialling;
         let find = async {
-            if lookup {
+            if dial && unknown && addrs.is_empty() {
                 let within = self.0.limits.open_timeout / LOOKUP_DIVISOR;
                 self.look_up(peer, within).await;
             }
             if dial {
-                self.dial_peer(peer, addrs)?;
+                self.dial_peer(peer, addrs, anew)?;
             }
             std::future::pending::<Result<(), OpenError>>().await
         };
@@ -263,14 +305,16 @@ impl Streams {
         let _ = timeout_at(clock, clock.now() + within, self.0.dht.find_peer(peer)).await;
     }
 
-    fn dial_peer(&self, peer: PeerId, addrs: Vec<Multiaddr>) -> Result<(), OpenError> {
+    /// `anew`: although there is a connection.
+    fn dial_peer(&self, peer: PeerId, addrs: Vec<Multiaddr>, anew: bool) -> Result<(), OpenError> {
         let mut state = self.0.state();
-        if state.is_connected(&peer) {
+        if !anew && state.is_connected(&peer) {
             return Ok(());
         }
         let mut all = addrs;
         all.extend(state.book.addrs(&peer));
-        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(all);
+        let condition = if anew { PeerCondition::NotDialing } else { PeerCondition::Disconnected };
+        let opts = DialOpts::peer_id(peer).condition(condition).addresses(all);
         let queued = state.dial_peer(peer, opts.extend_addresses_through_behaviour().build());
         drop(state);
         self.0.wake();

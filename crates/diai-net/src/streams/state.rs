@@ -183,9 +183,8 @@ impl State {
     pub(crate) fn uncertified(&mut self, peer: PeerId, id: ConnectionId, reason: String) {
         let Some(connection) = self.connection(&peer, id) else { return };
         connection.hello = HelloState::Uncertified(reason);
-        let settled = |connection: &Connection| !matches!(connection.hello, HelloState::Pending);
         let Some(entry) = self.peers.get(&peer) else { return };
-        if entry.connections.iter().all(settled) {
+        if entry.connections.iter().all(Connection::is_settled) {
             if entry.announced.is_none() {
                 self.announce_once(peer, None);
             }
@@ -194,17 +193,21 @@ impl State {
     }
 
     pub(crate) fn disconnected(&mut self, peer: PeerId, id: ConnectionId) {
-        let Some(entry) = self.peers.get_mut(&peer) else { return };
-        entry.connections.retain(|connection| connection.id != id);
-        if entry.connections.is_empty() {
-            let announced = entry.announced.is_some();
-            self.peers.remove(&peer);
-            if announced {
-                self.announce(PeerEvent::Disconnected(peer));
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.connections.retain(|connection| connection.id != id);
+            if entry.connections.is_empty() {
+                let announced = entry.announced.is_some();
+                self.peers.remove(&peer);
+                if announced {
+                    self.announce(PeerEvent::Disconnected(peer));
+                }
+            } else if entry.connections.iter().all(Connection::is_settled) {
+                // Whoever waited for the hello of this one has the others.
+                self.resolve(&peer, None, &Ok(()));
             }
-            if !self.is_dialling(&peer) {
-                self.fail(&peer, "the connection closed");
-            }
+        }
+        if !self.is_connected(&peer) && !self.is_dialling(&peer) {
+            self.fail(&peer, "the connection closed");
         }
         self.keep_some();
     }
@@ -407,6 +410,13 @@ impl State {
     #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
         self.peers.len() + self.waiting.len() + self.dials.len() + self.actions.len()
+    }
+}
+
+impl Connection {
+    /// The hello has ended, one way or the other.
+    fn is_settled(&self) -> bool {
+        !matches!(self.hello, HelloState::Pending)
     }
 }
 
