@@ -1,11 +1,16 @@
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use diai_core::{Multiaddr, PeerId, World};
 use diai_identity::Identity;
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use libp2p::{
     Swarm, connection_limits, identify, mdns, memory_connection_limits, ping,
-    swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
+    swarm::{ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -22,6 +27,11 @@ const REDIAL: Duration = Duration::from_secs(10);
 const ENOUGH_PEERS: usize = 4;
 /// Peers found by multicast DNS that are being dialled; more are only remembered.
 const MAX_FOUND: usize = 32;
+/// Peers met before that are dialled again when too few are left, and how many of them at a time.
+const MAX_MET: usize = 256;
+const MET_AT_A_TIME: usize = 4;
+/// A connection on which so many pings in turn failed is dead, whatever the operating system thinks.
+const MAX_SILENT_PINGS: u32 = 2;
 /// How long the farewell to all peers may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -71,7 +81,7 @@ impl Net {
         let remembered = listen(&mut swarm, &config.listen).await?;
         let (shutdown, asked) = mpsc::channel(1);
         let mut task = JoinSet::new();
-        task.spawn(run(swarm, world.clone(), config.contacts, remembered, asked));
+        task.spawn(run(swarm, Company::new(world.clone(), config.contacts, remembered), asked));
         Ok(Self { world, shutdown, _task: task })
     }
 
@@ -136,32 +146,37 @@ async fn listen(swarm: &mut Swarm<Node>, addrs: &[Multiaddr]) -> Result<Vec<Peer
     Ok(remembered)
 }
 
-type Dials = FuturesUnordered<diai_core::BoxFuture<'static, ()>>;
+/// How a dial of a contact ended: which one, and who it is if anybody answered. Of others nobody wants to know.
+type Dialled = Option<(usize, Option<PeerId>)>;
 
-async fn run(
-    mut swarm: Swarm<Node>,
+/// Whom this device meets, and meets again.
+struct Company {
     world: World,
-    contacts: Vec<Multiaddr>,
-    remembered: Vec<PeerId>,
-    mut asked: mpsc::Receiver<oneshot::Sender<io::Result<()>>>,
-) {
-    let mut dials = Dials::new();
-    for peer in remembered {
-        meet(&world, &mut dials, peer, Vec::new());
-    }
-    let mut redial = world.clock.sleep_until(world.clock.now());
+    /// Each with who was there last.
+    contacts: Vec<(Multiaddr, Option<PeerId>)>,
+    /// Whoever was connected once, the next to be dialled again first.
+    met: VecDeque<PeerId>,
+    dials: FuturesUnordered<diai_core::BoxFuture<'static, Dialled>>,
+    /// Pings in turn that failed.
+    silent: BTreeMap<ConnectionId, u32>,
+}
+
+async fn run(mut swarm: Swarm<Node>, mut company: Company, mut asked: mpsc::Receiver<oneshot::Sender<io::Result<()>>>) {
+    let clock = Arc::clone(&company.world.clock);
+    let mut redial = clock.sleep_until(clock.now());
     let done = loop {
         tokio::select! {
             biased;
             done = asked.recv() => break done,
-            event = swarm.select_next_some() => on_event(&mut swarm, &world, &mut dials, event),
-            Some(()) = dials.next() => {}
+            event = swarm.select_next_some() => company.on_event(&mut swarm, event),
+            Some(dialled) = company.dials.next() => company.dialled(dialled),
             () = &mut redial => {
-                redial = world.clock.sleep_until(world.clock.now() + REDIAL);
-                dial_contacts(&world, &contacts, &mut dials);
+                redial = clock.sleep_until(clock.now() + REDIAL);
+                company.seek();
             }
         }
     };
+    let Company { world, dials, .. } = company;
     drop(dials);
     if let Some(done) = done {
         farewell(&mut swarm, &world).await;
@@ -172,60 +187,119 @@ async fn run(
     }
 }
 
-fn on_event(swarm: &mut Swarm<Node>, world: &World, dials: &mut Dials, event: SwarmEvent<NodeEvent>) {
-    match event {
-        SwarmEvent::Behaviour(NodeEvent::Ping(ping::Event { peer, result: Ok(rtt), .. })) => {
-            swarm.behaviour().diai.observe_rtt(peer, rtt);
+impl Company {
+    fn new(world: World, contacts: Vec<Multiaddr>, remembered: Vec<PeerId>) -> Self {
+        let contacts = contacts.into_iter().map(|addr| (addr, None)).collect();
+        let (met, dials) = (VecDeque::new(), FuturesUnordered::new());
+        let mut company = Self { world, contacts, met, dials, silent: BTreeMap::new() };
+        company.meet_again(remembered);
+        company
+    }
+
+    fn on_event(&mut self, swarm: &mut Swarm<Node>, event: SwarmEvent<NodeEvent>) {
+        match event {
+            SwarmEvent::Behaviour(NodeEvent::Ping(ping::Event { peer, connection, result })) => match result {
+                Ok(rtt) => {
+                    self.silent.remove(&connection);
+                    swarm.behaviour().diai.observe_rtt(peer, rtt);
+                }
+                Err(ping::Failure::Unsupported) => {}
+                Err(failure) => {
+                    let failures = self.silent.entry(connection).or_default();
+                    *failures += 1;
+                    if *failures >= MAX_SILENT_PINGS {
+                        tracing::debug!(%peer, %failure, "a connection is dead");
+                        swarm.close_connection(connection);
+                    }
+                }
+            },
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.remember(peer_id),
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                self.silent.remove(&connection_id);
+            }
+            SwarmEvent::Behaviour(NodeEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.world.network.add_addrs(peer_id, info.listen_addrs);
+            }
+            SwarmEvent::Behaviour(NodeEvent::Mdns(mdns::Event::Discovered(found))) => {
+                for (peer, addr) in found {
+                    self.meet(peer, vec![addr]);
+                }
+            }
+            SwarmEvent::Behaviour(NodeEvent::Diai(Event::Remembered { peers })) => self.meet_again(peers),
+            SwarmEvent::Behaviour(NodeEvent::Diai(Event::StorageFailed { reason })) => {
+                warn_of_storage(&reason);
+            }
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                tracing::warn!(?addresses, %error, "a listener closed");
+            }
+            _ => {}
         }
-        SwarmEvent::Behaviour(NodeEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
-            world.network.add_addrs(peer_id, info.listen_addrs);
+    }
+
+    fn meet_again(&mut self, remembered: Vec<PeerId>) {
+        for peer in remembered {
+            self.remember(peer);
+            self.meet(peer, Vec::new());
         }
-        SwarmEvent::Behaviour(NodeEvent::Mdns(mdns::Event::Discovered(found))) => {
-            for (peer, addr) in found {
-                meet(world, dials, peer, vec![addr]);
+    }
+
+    fn remember(&mut self, peer: PeerId) {
+        self.met.retain(|other| *other != peer);
+        self.met.push_front(peer);
+        self.met.truncate(MAX_MET);
+    }
+
+    fn meet(&mut self, peer: PeerId, addrs: Vec<Multiaddr>) {
+        let network = &self.world.network;
+        if self.dials.len() < MAX_FOUND {
+            self.dials.push(network.connect(peer, addrs).map(|_| None).boxed());
+        } else {
+            network.add_addrs(peer, addrs);
+        }
+    }
+
+    /// Dials contacts, and some of those that were there before, while too few are here.
+    fn seek(&mut self) {
+        let network = &self.world.network;
+        if network.peers().len() >= ENOUGH_PEERS || self.dials.len() >= MAX_CONTACTS {
+            return;
+        }
+        for (index, (addr, known)) in self.contacts.iter().cloned().enumerate() {
+            // Whoever is connected is not dialled again.
+            let dial = match known {
+                Some(peer) => network.connect(peer, vec![addr.clone()]),
+                None => network.dial(addr.clone()),
+            };
+            self.dials.push(Box::pin(async move {
+                let met = dial.await;
+                match &met {
+                    Ok(info) => tracing::debug!(%addr, peer = %info.peer, "met a contact"),
+                    Err(error) => tracing::info!(%addr, %error, "a contact does not answer"),
+                }
+                Some((index, met.ok().map(|info| info.peer)))
+            }));
+        }
+        for _ in 0..MET_AT_A_TIME.min(self.met.len()) {
+            let Some(peer) = self.met.pop_front() else { break };
+            self.met.push_back(peer);
+            if self.world.network.peer(peer).is_none() {
+                self.meet(peer, Vec::new());
             }
         }
-        SwarmEvent::Behaviour(NodeEvent::Diai(Event::Remembered { peers })) => {
-            for peer in peers {
-                meet(world, dials, peer, Vec::new());
-            }
+    }
+
+    fn dialled(&mut self, dialled: Dialled) {
+        // Somebody else may live at a contact's address by now: who does not answer is forgotten.
+        if let Some((index, peer)) = dialled
+            && let Some((_, known)) = self.contacts.get_mut(index)
+        {
+            *known = peer;
         }
-        SwarmEvent::Behaviour(NodeEvent::Diai(Event::StorageFailed { reason })) => {
-            warn_of_storage(&reason);
-        }
-        SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-            tracing::warn!(?addresses, %error, "a listener closed");
-        }
-        _ => {}
     }
 }
 
 fn warn_of_storage(reason: &str) {
     tracing::warn!(%reason, "the network has no memory");
-}
-
-fn meet(world: &World, dials: &mut Dials, peer: PeerId, addrs: Vec<Multiaddr>) {
-    if dials.len() < MAX_FOUND {
-        dials.push(world.network.connect(peer, addrs).map(drop).boxed());
-    } else {
-        world.network.add_addrs(peer, addrs);
-    }
-}
-
-fn dial_contacts(world: &World, contacts: &[Multiaddr], dials: &mut Dials) {
-    if world.network.peers().len() >= ENOUGH_PEERS || dials.len() >= MAX_CONTACTS {
-        return;
-    }
-    for addr in contacts {
-        let network = Arc::clone(&world.network);
-        let addr = addr.clone();
-        dials.push(Box::pin(async move {
-            match network.dial(addr.clone()).await {
-                Ok(info) => tracing::debug!(%addr, peer = %info.peer, "met a contact"),
-                Err(error) => tracing::info!(%addr, %error, "a contact does not answer"),
-            }
-        }));
-    }
 }
 
 /// Closes all connections in order, so that what was written last still arrives.
