@@ -503,3 +503,26 @@ fn an_urgent_request_finds_a_place_when_all_others_wait() {
     pair.call(Mode::OneWay, Bytes::new(), Priority::High);
     assert_eq!(pair.serve().len(), 1);
 }
+
+#[test]
+fn a_side_with_nothing_open_does_not_wait_for_the_bye_of_one_that_may_be_dead() {
+    let mut pair = Pair::new();
+    let key = pair.whole(1);
+    let id = pair.serve()[0];
+    pair.caller.handle(pair.now, Input::ShutDown).unwrap();
+    let mut bye = Vec::new();
+    pair.caller.encode(pair.now, &mut bye, 1 << 20);
+    for _ in 0..3 {
+        pair.now = pair.caller.poll_timeout();
+        pair.caller.handle(pair.now, Input::Timeout).unwrap();
+        assert!(!pair.caller.is_done(), "a call is open");
+    }
+    pair.server.handle(pair.now, Input::Reply(id, Answer::Whole(Bytes::new()))).unwrap();
+    let mut answer = Vec::new();
+    pair.server.encode(pair.now, &mut answer, 1 << 20);
+    deliver(pair.now, &answer, &mut pair.caller);
+    assert_eq!(pair.caller.poll_output(), Some(finished(key, Outcome::Whole(Bytes::new()))));
+    pair.now = pair.caller.poll_timeout();
+    pair.caller.handle(pair.now, Input::Timeout).unwrap();
+    assert!(pair.caller.is_done());
+}

@@ -239,7 +239,11 @@ impl Common {
 pub(crate) enum Timer {
     Call(CallKey),
     Request(u64),
+    Farewell,
 }
+
+/// After its bye a side with nothing open waits so long for the other's.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One side of a session between two devices.
 #[derive(Debug)]
@@ -252,6 +256,8 @@ pub struct Session {
     pinged: bool,
     bye_sent: bool,
     bye_heard: bool,
+    /// For the other side's bye, long enough.
+    waited: bool,
     /// Per class: whether a new request goes before what is under way, by turns.
     turn: [bool; 3],
 }
@@ -279,6 +285,7 @@ impl Session {
             pinged: false,
             bye_sent: false,
             bye_heard: false,
+            waited: false,
             turn: [false; 3],
         }
     }
@@ -299,10 +306,10 @@ impl Session {
             Input::Reply(id, answer) => self.serving.reply(id, answer, common),
             Input::Part(id, part) => self.serving.part(id, part, common),
             Input::EndStream(id, refusal) => self.serving.end_stream(id, refusal, common),
-            Input::Retire => self.retire(),
+            Input::Retire => self.retire(now),
             Input::ShutDown => {
                 self.serving.refusing = true;
-                self.retire();
+                self.retire(now);
             }
             Input::Ended => {
                 self.calling.end(common);
@@ -354,7 +361,7 @@ impl Session {
                 self.bye_heard = true;
                 if !self.bye_sent {
                     self.common.output(Output::Retired);
-                    self.retire();
+                    self.retire(now);
                 }
                 Ok(())
             }
@@ -375,11 +382,21 @@ impl Session {
         Ok(())
     }
 
-    fn retire(&mut self) {
+    fn retire(&mut self, now: Instant) {
         self.calling.retire(&mut self.common);
         if !self.bye_sent {
             self.bye_sent = true;
             self.common.outbound.control(Frame::Bye);
+            self.common.timers.insert((now + FAREWELL, Timer::Farewell));
+        }
+    }
+
+    /// With nothing open, the other side's bye is only a courtesy: whoever may be dead is not waited for.
+    fn farewell(&mut self, now: Instant) {
+        if self.calling.is_empty() && self.serving.is_empty() {
+            self.waited = true;
+        } else {
+            self.common.timers.insert((now + FAREWELL, Timer::Farewell));
         }
     }
 
@@ -391,6 +408,7 @@ impl Session {
             match timer {
                 Timer::Call(key) => self.calling.deadline(key, &mut self.common),
                 Timer::Request(id) => self.serving.deadline(id, &mut self.common),
+                Timer::Farewell => self.farewell(now),
             }
         }
         if now >= self.dead_at() {
@@ -481,10 +499,11 @@ impl Session {
         self.serving.len()
     }
 
-    /// Whether the session has come to its orderly end: both sides said bye and nothing is open.
+    /// Whether the session has come to its orderly end: both sides said bye, or were given the
+    /// time for it, and nothing is open.
     pub fn is_done(&self) -> bool {
         self.bye_sent
-            && self.bye_heard
+            && (self.bye_heard || self.waited)
             && self.calling.is_empty()
             && self.serving.is_empty()
             && self.common.outbound.is_empty()
