@@ -66,9 +66,8 @@ pub struct DhtConfig {
     pub record_bytes: usize,
     /// The longest record in bytes. Default 8 KiB; a DHT packet has 64 KiB.
     pub value_bytes: usize,
-    /// Keys for which others are providers. Default 65,536. What this device provides does not count.
-    pub provider_keys: usize,
-    /// Provider entries of all keys. Default 262,144, about 300 bytes each.
+    /// Provider entries of all keys, those of this device not counted: who provides what. When they are taken, those who
+    /// provide the most give way. Default 131,072, about 400 bytes each and 1.5 KiB at the very most.
     pub provider_entries: usize,
     /// Providers held for one key. Default 1,000.
     pub providers_per_key: usize,
@@ -111,8 +110,7 @@ impl Default for DhtConfig {
             records: 16_384,
             record_bytes: 16 << 20,
             value_bytes: 8 << 10,
-            provider_keys: 65_536,
-            provider_entries: 262_144,
+            provider_entries: 131_072,
             providers_per_key: 1000,
             provided_keys: 65_536,
             provider_ttl: Duration::from_secs(4 * 3600),

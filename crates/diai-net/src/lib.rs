@@ -25,7 +25,7 @@
 //! | addresses remembered | 8 of each of 1,024 peers |
 //! | DHT packet | 64 KiB |
 //! | records held | 16,384, 16 MiB, each 8 KiB |
-//! | providers held | 1,000 for a key, 262,144 in all; an answer names 20, the next answer others |
+//! | providers held | 1,000 for a key, 131,072 in all; an answer names 20, the next answer others |
 //!
 //! # Example
 //! ```

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use libp2p::{
     Swarm, SwarmBuilder, identify,
     identity::Keypair,
+    kad::{self, Quorum, store::MemoryStore},
     swarm::{NetworkBehaviour, SwarmEvent},
     tls, yamux,
 };
@@ -101,6 +102,41 @@ async fn a_peer_without_hello_is_spoken_to_by_standard_protocols_only() {
     assert!(matches!(error, OpenError::Uncertified { .. }), "{error}");
     let error = within(node.world.network.open(peer, &[OWN, STANDARD])).await.unwrap_err();
     assert_eq!(error, OpenError::Unsupported { peer, protocol: STANDARD });
+}
+
+/// Speaks kad as a stranger would: without a hello.
+fn stranger() -> Swarm<kad::Behaviour<MemoryStore>> {
+    let key = Keypair::generate_ed25519();
+    let mut config = kad::Config::new(libp2p::StreamProtocol::new("/diai/kad/1"));
+    // It waits for an answer no longer than that.
+    config.set_substreams_timeout(std::time::Duration::from_millis(500));
+    let peer = key.public().to_peer_id();
+    swarm(key, kad::Behaviour::with_config(peer, MemoryStore::new(peer), config))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dht_neither_answers_nor_believes_devices_without_a_certificate() {
+    let node = Node::start(Config::test()).await;
+    node.world.dht.register_validator("test", Arc::new(common::Numbered));
+    let mut stranger = stranger();
+    stranger.behaviour_mut().add_address(&node.peer(), node.addrs()[0].clone());
+    let key = common::key("k");
+    let record = kad::Record::new(key.as_bytes().to_vec(), common::record(1, "theirs").to_vec());
+    stranger.behaviour_mut().put_record_to(record, [node.peer()].into_iter(), Quorum::One);
+    let asked = stranger.behaviour_mut().get_closest_peers(key.as_bytes().to_vec());
+    let mut results = Vec::new();
+    while results.len() < 2 {
+        let event = within(stranger.select_next_some()).await;
+        if let SwarmEvent::Behaviour(kad::Event::OutboundQueryProgressed { id, result, stats, .. }) = event {
+            if id == asked {
+                assert_eq!(stats.num_successes(), 0, "it was not answered");
+            } else {
+                assert!(matches!(result, kad::QueryResult::PutRecord(Err(_))), "{result:?}");
+            }
+            results.push(id);
+        }
+    }
+    assert_eq!(within(node.world.dht.get(key)).await, Ok(None));
 }
 
 #[tokio::test]

@@ -49,11 +49,11 @@ pub(crate) struct DhtShared {
 
 /// What the driver is told without waiting; each is held once.
 #[derive(Default)]
-pub(crate) struct Hints {
+struct Hints {
     /// Devices that serve the DHT and where, or `None` for those that are to leave the routing table.
-    pub(crate) routes: BTreeMap<PeerId, Option<Vec<Multiaddr>>>,
-    /// Keys that are provided no longer.
-    pub(crate) withdrawn: BTreeSet<Vec<u8>>,
+    routes: BTreeMap<PeerId, Option<Vec<Multiaddr>>>,
+    /// Keys that are provided no longer, unless they are provided again after that.
+    withdrawn: BTreeSet<Vec<u8>>,
 }
 
 impl DhtShared {
@@ -85,8 +85,17 @@ impl DhtShared {
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take_hints(&self) -> Hints {
-        std::mem::take(&mut self.hints())
+    pub(crate) fn take_routes(&self) -> BTreeMap<PeerId, Option<Vec<Multiaddr>>> {
+        std::mem::take(&mut self.hints().routes)
+    }
+
+    pub(crate) fn take_withdrawn(&self) -> BTreeSet<Vec<u8>> {
+        std::mem::take(&mut self.hints().withdrawn)
+    }
+
+    /// A hello is over: what waited for it may go on.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
     }
 
     /// A device that serves the DHT showed itself.
@@ -229,6 +238,7 @@ impl Dht for Table {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let (reply, told) = oneshot::channel();
+            shared.hints().withdrawn.remove(key.as_bytes());
             shared.send(Command::Provide { key: key.as_bytes().to_vec(), reply }).await?;
             told.await.unwrap_or(Err(DhtError::Closed))
         })

@@ -1,40 +1,41 @@
+mod behaviour;
+mod requests;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt, io,
     num::NonZeroUsize,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use diai_core::{BoxFuture, DhtError, Instant, InvalidRecord, Multiaddr, PeerId, RecordKey, offload};
-use futures::{StreamExt, stream::FuturesUnordered};
+use diai_core::{BoxFuture, DhtError, Instant, InvalidRecord, Multiaddr, PeerId};
+use futures::stream::FuturesUnordered;
 use libp2p::{
     StreamProtocol,
-    core::{Endpoint, transport::PortUse},
     kad::{
-        self, BucketInserts, Caching, GetProvidersOk, GetRecordOk, InboundRequest, Mode, ProviderRecord, QueryId,
-        QueryResult, Quorum, Record, StoreInserts, store::MemoryStore,
+        self, BucketInserts, Caching, GetProvidersOk, GetRecordOk, Mode, QueryId, QueryResult, Quorum, Record,
+        StoreInserts,
     },
-    swarm::{
-        ConnectionDenied, ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm,
-    },
+    swarm::THandlerOutEvent,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    announcer::{Announce, Announcer},
     dht::Command,
+    gate::Gate,
     keeper::{Keeper, Outcome},
     query::{Found, ProviderQuery, Query},
+    rates::Rates,
     store::{Insert, Kept, Store},
 };
 use crate::{Event, config::DhtConfig, streams::Shared};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/diai/kad/1");
 const MAX_PACKET_BYTES: usize = 64 << 10;
-/// Records from others whose validation is under way; more are refused.
-const MAX_VALIDATING: usize = 64;
 /// How often abandoned lookups are ended and what changed is written.
 const TICK: Duration = Duration::from_secs(1);
 /// Every so many ticks what has expired is forgotten.
@@ -50,10 +51,12 @@ pub struct Driver {
     config: DhtConfig,
     commands: mpsc::Receiver<Command>,
     queries: Vec<(QueryId, Query)>,
-    /// What is to be announced again, because the routing table has grown.
-    announce: VecDeque<Announce>,
-    announced_to: usize,
+    announcer: Announcer,
+    gate: Gate<THandlerOutEvent<Kad>>,
+    rates: Rates,
     validating: FuturesUnordered<BoxFuture<'static, Validated>>,
+    /// How many of `validating` each peer sent.
+    validating_of: BTreeMap<PeerId, usize>,
     keeper: Keeper,
     events: VecDeque<Event>,
     tick: BoxFuture<'static, ()>,
@@ -64,11 +67,6 @@ impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Driver")
     }
-}
-
-enum Announce {
-    Provide(Vec<u8>),
-    Put(Record),
 }
 
 impl Driver {
@@ -83,13 +81,15 @@ impl Driver {
         let tick = next_tick(&shared);
         Self {
             kad,
+            announcer: Announcer::new(&config, shared.parts.clock.now()),
+            gate: Gate::new(),
+            rates: Rates::default(),
             shared,
             config,
             commands,
             queries: Vec::new(),
-            announce: VecDeque::new(),
-            announced_to: 0,
             validating: FuturesUnordered::new(),
+            validating_of: BTreeMap::new(),
             keeper,
             events: VecDeque::new(),
             tick,
@@ -105,10 +105,10 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Put { kept, reply } => match self.publish(kept) {
-                Ok(id) => self.queries.push((id, Query::Publish(reply))),
-                Err(error) => drop(reply.send(Err(error))),
-            },
+            Command::Put { kept, reply } => {
+                let published = self.publish(kept);
+                self.on_published(published, reply);
+            }
             Command::Get { key, found } => {
                 let id = self.kad.get_record(key.into());
                 self.queries.push((id, Query::Get(found)));
@@ -121,21 +121,22 @@ impl Driver {
                 let id = self.kad.get_closest_peers(peer);
                 self.queries.push((id, Query::FindPeer(reply)));
             }
-            Command::Provide { key, reply } => match self.provide(key) {
-                Ok(id) => self.queries.push((id, Query::Publish(reply))),
-                Err(error) => drop(reply.send(Err(error))),
-            },
+            Command::Provide { key, reply } => {
+                let provided = self.provide(key);
+                self.on_published(provided, reply);
+            }
             Command::Providers { key, inbox } => {
                 let deadline = self.now() + self.config.query_timeout;
                 let mut query = ProviderQuery::new(key.clone(), inbox, deadline);
-                query.found(self.kad.store_mut().all_providers(&key).into_iter(), false);
+                query.found_here(self.kad.store_mut().providers.all(&key));
                 let id = self.kad.get_providers(key.into());
                 self.queries.push((id, Query::Providers(query)));
             }
         }
     }
 
-    fn publish(&mut self, kept: Kept) -> Result<QueryId, DhtError> {
+    /// Holds a record of ours and begins to announce it, unless too much is being announced: then later.
+    fn publish(&mut self, kept: Kept) -> Result<Option<QueryId>, DhtError> {
         let record = Record::new(kept.key.clone(), kept.value.clone());
         let invalid = |reason: String| DhtError::Invalid(InvalidRecord::blameless(reason));
         let full = DhtError::Full { limit: self.config.records };
@@ -145,12 +146,32 @@ impl Driver {
             Insert::Unfit => return Err(invalid("it has expired or is too long".into())),
             Insert::Full => return Err(full),
         }
-        self.kad.put_record(record, Quorum::Majority).map_err(|_| full)
+        if !self.announcer.spend() {
+            self.announcer.defer(Announce::Put(record.key.to_vec()));
+            return Ok(None);
+        }
+        self.kad.put_record(record, Quorum::Majority).map(Some).map_err(|_| full)
     }
 
-    fn provide(&mut self, key: Vec<u8>) -> Result<QueryId, DhtError> {
-        let limit = self.config.provided_keys;
-        self.kad.start_providing(key.into()).map_err(|_| DhtError::Full { limit })
+    fn provide(&mut self, key: Vec<u8>) -> Result<Option<QueryId>, DhtError> {
+        let full = DhtError::Full { limit: self.config.provided_keys };
+        if self.announcer.spend() {
+            return self.kad.start_providing(key.into()).map(Some).map_err(|_| full);
+        }
+        if !self.kad.store_mut().providers.provide(&key) {
+            return Err(full);
+        }
+        self.announcer.defer(Announce::Provide(key));
+        Ok(None)
+    }
+
+    fn on_published(&mut self, begun: Result<Option<QueryId>, DhtError>, reply: oneshot::Sender<Result<(), DhtError>>) {
+        // Whoever asked may have gone.
+        match begun {
+            Ok(Some(id)) => self.queries.push((id, Query::Publish(reply))),
+            Ok(None) => drop(reply.send(Ok(()))),
+            Err(error) => drop(reply.send(Err(error))),
+        }
     }
 
     fn on_kad_event(&mut self, event: kad::Event) {
@@ -159,7 +180,8 @@ impl Driver {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
                 if matches!(result, QueryResult::Bootstrap(_)) {
                     if step.last {
-                        self.announce_again();
+                        let routes = self.kad.kbuckets().map(|bucket| bucket.num_entries()).sum();
+                        self.announcer.grown(routes, self.kad.store_mut());
                     }
                 } else if let Some(index) = self.queries.iter().position(|(query, _)| *query == id) {
                     self.on_progress(index, result, step.last);
@@ -180,54 +202,6 @@ impl Driver {
         }
     }
 
-    fn on_request(&mut self, request: InboundRequest) {
-        match request {
-            InboundRequest::PutRecord { source, record: Some(record), .. } => self.validate(source, record),
-            InboundRequest::AddProvider { record: Some(record) } => self.on_provider(record),
-            _ => {}
-        }
-    }
-
-    fn on_provider(&mut self, record: ProviderRecord) {
-        if record.key.to_vec().len() <= RecordKey::MAX_BYTES && !self.shared.is_cut_off(&record.provider) {
-            self.kad.store_mut().insert_provider(record);
-        }
-    }
-
-    /// Has the validator look at a record, off this task.
-    fn validate(&mut self, source: PeerId, record: Record) {
-        if self.validating.len() >= MAX_VALIDATING || record.value.len() > self.config.value_bytes {
-            return;
-        }
-        let Some(key) = RecordKey::from_bytes(record.key.to_vec().into()) else { return };
-        let Some(validator) = self.shared.dht.validator(&key) else { return };
-        let (pool, now) = (Arc::clone(&self.shared.parts.offload), self.shared.parts.clock.wall());
-        self.validating.push(Box::pin(async move {
-            let checked = offload(&*pool, move || {
-                let meta = validator.validate(&key, &record.value, now).map_err(Some)?;
-                Ok(Kept { key: key.as_bytes().to_vec(), value: record.value, meta, own: false })
-            });
-            (source, checked.await.unwrap_or(Err(None)))
-        }));
-    }
-
-    fn on_validated(&mut self, (source, checked): Validated) {
-        match checked {
-            Ok(kept) => {
-                let outcome = self.kad.store_mut().insert(kept);
-                tracing::trace!(%source, ?outcome, "record from a peer");
-            }
-            Err(Some(error)) => {
-                tracing::debug!(%source, %error, "refused a record");
-                if let Some(fault) = error.fault {
-                    self.shared.penalise(source, fault);
-                }
-            }
-            // The pool is shutting down: nobody's fault.
-            Err(None) => {}
-        }
-    }
-
     fn on_progress(&mut self, index: usize, result: QueryResult, last: bool) {
         let now = self.now();
         let (id, query) = &mut self.queries[index];
@@ -242,7 +216,7 @@ impl Driver {
             (
                 Query::Providers(query),
                 QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })),
-            ) => query.found(providers.into_iter(), true),
+            ) => query.found(providers),
             (Query::Closest(_) | Query::FindPeer(_), QueryResult::GetClosestPeers(closest)) => {
                 let (_, query) = self.queries.swap_remove(index);
                 self.on_closest(query, closest);
@@ -292,30 +266,20 @@ impl Driver {
         }
     }
 
-    /// Devices have come since everything was announced: those now closest to our keys may know nothing of them.
-    fn announce_again(&mut self) {
-        let routes = self.kad.kbuckets().map(|bucket| bucket.num_entries()).sum::<usize>();
-        if routes == 0 || routes < 2 * self.announced_to || !self.announce.is_empty() {
-            return;
-        }
-        self.announced_to = routes;
-        let store = self.kad.store_mut();
-        let (keys, records) = (store.provided_keys(), store.own_records());
-        self.announce.extend(keys.into_iter().map(Announce::Provide));
-        self.announce.extend(records.into_iter().map(Announce::Put));
-    }
-
     fn announce_next(&mut self) -> bool {
         // Half of the room is for those who wait.
         if self.queries.len() >= self.config.queries / 2 {
             return false;
         }
-        let started = match self.announce.pop_front() {
+        let started = match self.announcer.next() {
             None => return false,
             // It may have been withdrawn or replaced meanwhile.
-            Some(Announce::Provide(key)) if !self.kad.store_mut().provides(&key) => None,
+            Some(Announce::Provide(key)) if !self.kad.store_mut().providers.provides(&key) => None,
             Some(Announce::Provide(key)) => self.kad.start_providing(key.into()).ok(),
-            Some(Announce::Put(record)) => self.kad.put_record(record, Quorum::Majority).ok(),
+            Some(Announce::Put(key)) => {
+                let record = self.kad.store_mut().live(&key).cloned();
+                record.and_then(|record| self.kad.put_record(record, Quorum::Majority).ok())
+            }
         };
         self.queries.extend(started.map(|id| (id, Query::Background)));
         true
@@ -327,16 +291,22 @@ impl Driver {
         }
     }
 
-    fn take_hints(&mut self) -> bool {
-        let hints = self.shared.dht.take_hints();
-        let some = !hints.routes.is_empty() || !hints.withdrawn.is_empty();
-        for (peer, addrs) in hints.routes {
+    fn take_routes(&mut self) -> bool {
+        let routes = self.shared.dht.take_routes();
+        let some = !routes.is_empty();
+        for (peer, addrs) in routes {
             match addrs {
                 Some(addrs) => self.add_route(peer, addrs),
                 None => drop(self.kad.remove_peer(&peer)),
             }
         }
-        for key in hints.withdrawn {
+        some
+    }
+
+    fn withdraw(&mut self) -> bool {
+        let withdrawn = self.shared.dht.take_withdrawn();
+        let some = !withdrawn.is_empty();
+        for key in withdrawn {
             self.kad.stop_providing(&key.into());
         }
         some
@@ -345,6 +315,9 @@ impl Driver {
     fn on_tick(&mut self) {
         self.tick = next_tick(&self.shared);
         self.ticks = self.ticks.wrapping_add(1);
+        let now = self.now();
+        self.rates.expire(now);
+        self.announcer.tick(now, self.kad.store_mut());
         if self.ticks.is_multiple_of(EXPIRE_TICKS) {
             self.kad.store_mut().expire();
         }
@@ -391,103 +364,9 @@ fn kad_config(config: &DhtConfig) -> kad::Config {
         .set_query_timeout(config.query_timeout)
         .set_parallelism(NonZeroUsize::new(10).expect("ten is not zero"))
         .set_provider_record_ttl(Some(config.provider_ttl))
-        .set_provider_publication_interval(Some(config.provide_interval))
-        .set_replication_interval(Some(config.replicate_interval))
-        .set_publication_interval(Some(config.replicate_interval));
+        // The announcer does this. kad's own job would remember every key that anybody puts, however long.
+        .set_provider_publication_interval(None)
+        .set_replication_interval(None)
+        .set_publication_interval(None);
     kad
-}
-
-impl NetworkBehaviour for Driver {
-    // The same whatever the store; named by libp2p's, so that ours stays private.
-    type ConnectionHandler = <kad::Behaviour<MemoryStore> as NetworkBehaviour>::ConnectionHandler;
-    type ToSwarm = Event;
-
-    fn handle_pending_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<(), ConnectionDenied> {
-        self.kad.handle_pending_inbound_connection(id, local, remote)
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.kad.handle_established_inbound_connection(id, peer, local, remote)
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: Option<PeerId>,
-        addresses: &[Multiaddr],
-        role: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.kad.handle_pending_outbound_connection(id, peer, addresses, role)
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        addr: &Multiaddr,
-        role: Endpoint,
-        port_use: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.kad.handle_established_outbound_connection(id, peer, addr, role, port_use)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        self.kad.on_swarm_event(event);
-        // Lookups would dial it again and again; it is back as soon as it shows itself.
-        if let FromSwarm::DialFailure(DialFailure { peer_id: Some(peer), error: DialError::Transport(_), .. }) = event {
-            self.kad.remove_peer(&peer);
-        }
-    }
-
-    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
-        self.kad.on_connection_handler_event(peer, id, event);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
-        self.shared.dht.register(cx.waker());
-        while self.tick.as_mut().poll(cx).is_ready() {
-            self.on_tick();
-        }
-        while let Poll::Ready(outcome) = self.keeper.poll(cx) {
-            self.on_kept(outcome);
-        }
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Poll::Ready(ToSwarm::GenerateEvent(event));
-            }
-            match self.kad.poll(cx) {
-                Poll::Ready(ToSwarm::GenerateEvent(event)) => {
-                    self.on_kad_event(event);
-                    continue;
-                }
-                Poll::Ready(other) => return Poll::Ready(other.map_out(|_| unreachable!("events are taken above"))),
-                Poll::Pending => {}
-            }
-            if let Poll::Ready(Some(validated)) = self.validating.poll_next_unpin(cx) {
-                self.on_validated(validated);
-                continue;
-            }
-            if self.queries.len() < self.config.queries
-                && let Poll::Ready(Some(command)) = self.commands.poll_recv(cx)
-            {
-                self.on_command(command);
-                continue;
-            }
-            // After the commands, so that what was provided before it was withdrawn is withdrawn.
-            if !self.take_hints() && !self.announce_next() {
-                return Poll::Pending;
-            }
-        }
-    }
 }

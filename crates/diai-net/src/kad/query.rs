@@ -87,30 +87,33 @@ pub(crate) struct ProviderQuery {
     pub(crate) key: Vec<u8>,
     inbox: Arc<Inbox>,
     rounds: usize,
-    /// New ones in this round.
-    fresh: usize,
-    /// The most that one device named in this round.
-    largest: usize,
+    /// A device named as many as it may in this round, and some of them were new: it may know more.
+    more: bool,
     deadline: Instant,
 }
 
 impl ProviderQuery {
     pub(crate) fn new(key: Vec<u8>, inbox: Arc<Inbox>, deadline: Instant) -> Self {
-        Self { key, inbox, rounds: 0, fresh: 0, largest: 0, deadline }
+        Self { key, inbox, rounds: 0, more: false, deadline }
     }
 
-    pub(crate) fn found(&mut self, peers: impl ExactSizeIterator<Item = PeerId>, by_others: bool) {
-        if by_others {
-            self.largest = self.largest.max(peers.len());
-        }
-        self.fresh += self.inbox.add(peers);
+    /// Takes in what this device holds itself.
+    pub(crate) fn found_here(&mut self, peers: Vec<PeerId>) {
+        self.inbox.add(peers);
+    }
+
+    /// Takes in one answer, of which no more counts than an honest device names.
+    pub(crate) fn found(&mut self, peers: impl IntoIterator<Item = PeerId, IntoIter: ExactSizeIterator>) {
+        let peers = peers.into_iter();
+        let full = peers.len() >= FULL_ANSWER;
+        let fresh = self.inbox.add(peers.take(FULL_ANSWER));
+        self.more |= full && fresh > 0;
     }
 
     /// Whether another round may bring more; begins it.
     pub(crate) fn next_round(&mut self, now: Instant) -> bool {
-        let more = self.largest >= FULL_ANSWER && self.fresh > 0 && self.rounds < MAX_ROUNDS && now < self.deadline;
+        let more = std::mem::take(&mut self.more) && self.rounds < MAX_ROUNDS && now < self.deadline;
         self.rounds += 1;
-        (self.fresh, self.largest) = (0, 0);
         more
     }
 }

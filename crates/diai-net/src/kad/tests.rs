@@ -11,7 +11,9 @@ use diai_core::{BoxFuture, Clock, Instant, Multiaddr, PeerId, RecordMeta, WallTi
 use libp2p::kad::{ProviderRecord, RecordKey as Key, store::RecordStore};
 
 use super::{
+    announcer::{Announce, Announcer},
     journal::Journal,
+    query::{Inbox, ProviderQuery},
     store::{Insert, Kept, Store},
 };
 use crate::DhtConfig;
@@ -99,7 +101,7 @@ fn a_full_store_keeps_what_is_nearest_and_all_that_is_its_own() {
 
 fn announce(store: &mut Store, name: &str, peer: PeerId) {
     let addr: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
-    store.insert_provider(ProviderRecord::new(Key::new(&name), peer, vec![addr; 100]));
+    store.providers.insert(ProviderRecord::new(Key::new(&name), peer, vec![addr; 100]));
 }
 
 #[test]
@@ -116,7 +118,30 @@ fn one_answer_after_the_other_names_every_provider() {
         named.extend(answer.iter().take(20).map(|provider| provider.provider));
     }
     assert_eq!(named, peers);
-    assert_eq!(store.all_providers(b"k").len(), 250);
+    assert_eq!(store.providers.all(b"k").len(), 250);
+}
+
+#[test]
+fn lookups_at_the_same_time_do_not_take_pages_from_each_other() {
+    let (mut store, _) = store(DhtConfig::default());
+    let peers: BTreeSet<_> = (0..100).map(|_| PeerId::random()).collect();
+    for &peer in &peers {
+        announce(&mut store, "k", peer);
+    }
+    let askers = [PeerId::random(), PeerId::random(), PeerId::random()];
+    let mut named = [BTreeSet::new(), BTreeSet::new(), BTreeSet::new()];
+    for _ in 0..5 {
+        for (asker, named) in askers.iter().zip(&mut named) {
+            store.asker = Some(*asker);
+            let answer = store.providers(&Key::new(&"k"));
+            named.extend(answer.iter().take(20).map(|provider| provider.provider));
+        }
+    }
+    assert!(named.iter().all(|named| *named == peers));
+    for _ in 0..1000 {
+        store.asker = Some(PeerId::random());
+        assert_eq!(store.providers(&Key::new(&"k")).len(), 40);
+    }
 }
 
 #[test]
@@ -132,30 +157,117 @@ fn a_few_providers_are_all_named_each_time() {
 
 #[test]
 fn providers_are_capped_by_key_and_in_all_but_never_ours() {
-    let config = DhtConfig { providers_per_key: 5, provider_keys: 3, provider_entries: 12, ..DhtConfig::default() };
+    let config = DhtConfig { providers_per_key: 5, provider_entries: 12, ..DhtConfig::default() };
     let (mut store, clock) = store(config);
-    assert!(store.provide(b"own"));
+    assert!(store.providers.provide(b"own"));
     for round in 0..20 {
         clock.0.store(round, Ordering::Relaxed);
         for name in ["own", "a", "b", "c", "d", "e"] {
             announce(&mut store, name, PeerId::random());
         }
     }
-    let held: Vec<_> = ["own", "a", "b", "c", "d", "e"].map(|name| store.all_providers(name.as_bytes()).len()).into();
+    let held: Vec<_> = ["own", "a", "b", "c", "d", "e"].map(|name| store.providers.all(name.as_bytes()).len()).into();
     assert!(held.iter().all(|&count| count <= 5), "{held:?}");
-    assert!(held.iter().sum::<usize>() <= 12 && held.iter().filter(|&&count| count > 0).count() <= 4, "{held:?}");
-    assert!(store.provides(b"own"));
+    assert!(held.iter().sum::<usize>() <= 13, "{held:?}");
+    assert!(store.providers.provides(b"own"));
     clock.0.store(u64::try_from(Duration::from_secs(24 * 3600).as_millis()).unwrap(), Ordering::Relaxed);
     store.expire();
-    assert_eq!(store.all_providers(b"own").len(), 1, "only we are left");
+    assert_eq!(store.providers.all(b"own").len(), 1, "only we are left");
     announce(&mut store, "f", PeerId::random());
-    assert_eq!(store.all_providers(b"f").len(), 1, "there is room again");
+    assert_eq!(store.providers.all(b"f").len(), 1, "there is room again");
     store.remove_provider(&Key::new(&"own"), &store_local(&store));
-    assert!(!store.provides(b"own") && store.all_providers(b"own").is_empty());
+    assert!(!store.providers.provides(b"own") && store.providers.all(b"own").is_empty());
+}
+
+#[test]
+fn whoever_floods_the_providers_gives_way_to_whoever_does_not() {
+    let (mut store, clock) = store(DhtConfig { provider_entries: 1000, ..DhtConfig::default() });
+    let (honest, flooder) = (PeerId::random(), PeerId::random());
+    announce(&mut store, "early", honest);
+    for index in 0..5000 {
+        announce(&mut store, &format!("flood {index}"), flooder);
+    }
+    for index in 0..100 {
+        announce(&mut store, &format!("late {index}"), honest);
+    }
+    assert!((0..100).all(|index| store.providers.all(format!("late {index}").as_bytes()) == [honest]));
+    let ttl = u64::try_from(DhtConfig::default().provider_ttl.as_millis()).unwrap();
+    clock.0.store(ttl / 2, Ordering::Relaxed);
+    announce(&mut store, "early", honest);
+    clock.0.store(ttl, Ordering::Relaxed);
+    store.expire();
+    assert_eq!(store.providers.all(b"early"), [honest], "what is held is held on, however full it is");
+    assert!(store.providers.all(b"late 0").is_empty());
+}
+
+#[test]
+fn everything_of_ours_is_announced_again_in_time_and_what_others_hand_on_is_not() {
+    let config = DhtConfig::default();
+    let (mut store, clock) = store(config.clone());
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let far = 1 << 50;
+    let mut announcer = Announcer::new(&config, at(0));
+    assert!(store.providers.provide(b"provided"));
+    assert_eq!(store.insert(Kept { own: true, ..kept("own", "a", 1, far) }), Insert::Held);
+    assert_eq!(store.insert(kept("quiet", "a", 1, far)), Insert::Held);
+    assert_eq!(store.insert(kept("expired", "a", 1, 1000)), Insert::Held);
+    announcer.tick(at(3599), &store);
+    assert_eq!(announcer.next(), None);
+    clock.0.store(3_600_000, Ordering::Relaxed);
+    assert_eq!(store.insert(kept("handed on", "a", 1, far)), Insert::Held);
+    let mut announced = Vec::new();
+    for second in 3600..3603 {
+        announcer.tick(at(second), &store);
+        announced.extend(std::iter::from_fn(|| announcer.next()));
+    }
+    let put = |key: &str| Announce::Put(key.into());
+    assert_eq!(announced, [Announce::Provide(b"provided".to_vec()), put("own"), put("quiet")]);
+}
+
+#[test]
+fn announcing_much_takes_its_time_and_loses_nothing() {
+    let config = DhtConfig::default();
+    let (mut store, _) = store(config.clone());
+    for index in 0..1000 {
+        assert!(store.providers.provide(format!("{index}").as_bytes()));
+    }
+    let mut announcer = Announcer::new(&config, Instant::default());
+    announcer.grown(1, &store);
+    let mut rounds = Vec::new();
+    for _ in 0..5 {
+        rounds.push(std::iter::from_fn(|| announcer.next()).count());
+        announcer.tick(Instant::default(), &store);
+    }
+    assert_eq!(rounds.iter().sum::<usize>(), 1000);
+    assert!(rounds.iter().all(|&count| count <= 256), "{rounds:?}");
+    while announcer.spend() {}
+    announcer.defer(Announce::Provide(b"later".to_vec()));
+    assert_eq!(announcer.next(), None);
+    announcer.tick(Instant::default(), &store);
+    assert_eq!(announcer.next(), Some(Announce::Provide(b"later".to_vec())));
+}
+
+#[test]
+fn invented_providers_neither_fill_a_lookup_nor_keep_it_going_alone() {
+    let inbox = Arc::new(Inbox::default());
+    let mut query = ProviderQuery::new(b"k".to_vec(), Arc::clone(&inbox), Instant::from_nanos(1));
+    let here: Vec<_> = (0..40).map(|_| PeerId::random()).collect();
+    query.found_here(here.clone());
+    query.found(here.clone());
+    assert!(!query.next_round(Instant::default()), "nothing of that was new");
+    query.found((0..1400).map(|_| PeerId::random()).collect::<Vec<_>>());
+    assert!(query.next_round(Instant::default()));
+    // A full answer without news and news in a short one: neither promises more.
+    query.found(here[..20].to_vec());
+    query.found(vec![PeerId::random()]);
+    assert!(!query.next_round(Instant::default()));
+    let mut cx = std::task::Context::from_waker(futures::task::noop_waker_ref());
+    let std::task::Poll::Ready(Some(Ok(found))) = inbox.poll(&mut cx) else { panic!("there are some") };
+    assert_eq!(found.len(), 40 + 20 + 1);
 }
 
 fn store_local(store: &Store) -> PeerId {
-    store.all_providers(b"own")[0]
+    store.providers.all(b"own")[0]
 }
 
 #[test]

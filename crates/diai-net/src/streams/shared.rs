@@ -14,7 +14,7 @@ use crate::{
     Parts, address_book,
     config::Limits,
     hello::{self, Hello, HelloError},
-    kad::DhtShared,
+    kad::{DhtShared, Standing},
 };
 
 /// What the swarm's task, the connections' tasks and the handles share. Nothing waits or computes under the lock.
@@ -112,6 +112,7 @@ impl Shared {
         if dht_server {
             self.dht.route(peer, addrs);
         }
+        self.dht.wake();
     }
 
     /// The hello on a connection came to nothing.
@@ -153,6 +154,13 @@ impl Shared {
         drop(state);
         self.dht.forget(peer);
         self.wake();
+    }
+
+    /// How far a connection has come; one that is certified speaks for all connections of its peer.
+    pub(crate) fn standing(&self, peer: &PeerId, connection: ConnectionId) -> Standing {
+        let now = self.parts.clock.now();
+        let state = self.state();
+        if state.penalties.is_cut_off(peer, now) { Standing::Refused } else { state.standing(peer, connection) }
     }
 
     pub(crate) fn is_cut_off(&self, peer: &PeerId) -> bool {

@@ -12,7 +12,7 @@ use libp2p::swarm::{ConnectionId, dial_opts::DialOpts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 use super::{acceptor::Acceptor, handler::OpenRequest};
-use crate::{address_book::AddressBook, config::Limits, hello::Hello, penalties::Penalties};
+use crate::{address_book::AddressBook, config::Limits, hello::Hello, kad::Standing, penalties::Penalties};
 
 /// Futures that may wait for one peer at a time.
 const MAX_WAITING_PER_PEER: usize = 256;
@@ -271,6 +271,16 @@ impl State {
         let (expired, valid): (Vec<_>, Vec<_>) = certified.partition(|&(_, expires)| expires <= now);
         let peers = |entries: Vec<(PeerId, WallTime)>| entries.into_iter().map(|(peer, _)| peer).collect();
         (peers(valid), peers(expired))
+    }
+
+    pub(crate) fn standing(&self, peer: &PeerId, id: ConnectionId) -> Standing {
+        let Some(entry) = self.peers.get(peer) else { return Standing::Pending };
+        if entry.best().is_some() {
+            return Standing::Certified;
+        }
+        let refused =
+            |connection: &Connection| connection.id == id && matches!(connection.hello, HelloState::Uncertified(_));
+        if entry.connections.iter().any(refused) { Standing::Refused } else { Standing::Pending }
     }
 
     pub(crate) fn why_uncertified(&self, peer: &PeerId) -> Option<&str> {
