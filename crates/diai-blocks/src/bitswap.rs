@@ -11,6 +11,8 @@
 
 mod client;
 mod codec;
+mod frames;
+mod handle;
 mod message;
 mod peer;
 mod server;
@@ -19,6 +21,6 @@ mod streams;
 
 pub use client::{ClientInput, ClientMachine, ClientOutput};
 pub use codec::{DecodeMessageError, decode, encode};
+pub use handle::{Bitswap, BitswapStatus, Delivery, Session};
 pub use message::{MAX_CID_BYTES, MAX_MESSAGE_BYTES, Message, Payload, Prefix, Presence, Version, Want, WantKind};
 pub use server::{ServerInput, ServerMachine, ServerOutput};
-pub use shell::{Bitswap, BitswapStatus, Delivery, Session};

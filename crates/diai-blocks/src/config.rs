@@ -55,19 +55,25 @@ impl Default for ClientConfig {
     }
 }
 
-/// How blocks are served. Memory at worst: `batches` times `batch_bytes` and one block each (here 96 MiB, while that
-/// many peers are slow to take what they asked for), and 300 bytes for each want of each connected peer.
+/// How blocks are served. Memory at worst: `max_sending_bytes`, and one block for each of `batches` (here 64 and 128 MiB,
+/// while that many peers are slow to take what they asked for), `max_reading_bytes` twice over, and 300 bytes for each
+/// want of each connected peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Wants kept for a peer; more are dropped and held against it. Default 1,024.
     pub max_wants_per_peer: usize,
-    /// Bytes read from the store and handed to a peer at a time. Default 4 MiB.
+    /// Bytes read from the store and handed to a peer at a time, if it takes them fast. Default 4 MiB.
     pub batch_bytes: usize,
     /// Batches under way to one peer. Default 2: one read while the other is written.
     pub batches_per_peer: usize,
-    /// Batches under way to all peers. Default 16.
+    /// Batches under way to all peers. Default 64.
     pub batches: usize,
-    /// Streams that one peer may have open to us. Default 64.
+    /// Bytes of the batches under way to all peers. Default 64 MiB.
+    pub max_sending_bytes: usize,
+    /// Bytes of messages over 16 KiB that are being read from all peers; readers wait beyond. A quarter of it is for one
+    /// peer. Default 32 MiB, at least 16 MiB.
+    pub max_reading_bytes: usize,
+    /// Streams that one peer may have open to us, of 16 KiB each. Default 16.
     pub max_streams_per_peer: usize,
 }
 
@@ -77,8 +83,10 @@ impl Default for ServerConfig {
             max_wants_per_peer: 1024,
             batch_bytes: 4 << 20,
             batches_per_peer: 2,
-            batches: 16,
-            max_streams_per_peer: 64,
+            batches: 64,
+            max_sending_bytes: 64 << 20,
+            max_reading_bytes: 32 << 20,
+            max_streams_per_peer: 16,
         }
     }
 }

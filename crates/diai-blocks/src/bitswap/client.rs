@@ -1,5 +1,6 @@
 //! The asking side: which want goes to whom, and when to ask another.
 
+mod answers;
 mod choose;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -9,21 +10,19 @@ use diai_core::{Footprint, Instant, Misbehaviour, PeerId};
 
 use super::{
     message::{Presence, Want, WantKind},
-    peer::Peer,
+    peer::{Peer, Recent},
 };
 use crate::{config::ClientConfig, store::Multihash};
 
 /// A session keeps at most so many peers that proved to hold something.
 const MAX_HOLDERS: usize = 64;
-/// After so many DONT_HAVEs in a row a peer is no longer taken for a holder.
-const PRUNE_AFTER: u32 = 16;
-/// Unasked blocks that are merely ignored.
-const MAX_UNASKED: u32 = 32;
+/// Wants that ended; a block that comes late for one is held against nobody, whoever was asked. 3 MiB.
+const REMEMBERED: usize = 16_384;
 
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum ClientInput {
-    /// A peer that may speak Bitswap is there.
+    /// A peer that may speak Bitswap is there, or connected just now.
     Connected(PeerId),
     /// It is gone, or speaks no Bitswap, or takes no more wants.
     Gone(PeerId),
@@ -59,8 +58,10 @@ pub enum ClientInput {
         /// HAVEs and DONT_HAVEs.
         presences: Vec<Presence>,
     },
-    /// A part of a message came.
+    /// A part of a message came, or waits for room.
     Alive(PeerId),
+    /// The peer's stream took the wants of the last [`ClientOutput::Send`].
+    Sent(PeerId),
     /// The time that [`ClientMachine::poll_timeout`] named has come.
     Timeout,
 }
@@ -68,7 +69,7 @@ pub enum ClientInput {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientOutput {
-    /// Send these wants.
+    /// Send these wants, then say [`ClientInput::Sent`]: more for this peer wait until then.
     Send {
         /// To whom.
         peer: PeerId,
@@ -112,8 +113,10 @@ struct Open {
     probing: BTreeSet<PeerId>,
     /// Who said HAVE.
     holders: Vec<PeerId>,
-    /// Who said DONT_HAVE, or nothing in time.
+    /// Who said DONT_HAVE.
     refused: BTreeSet<PeerId>,
+    /// Who said nothing in time; asked again on a sign of life, or at [`Peer::ask_again`].
+    silent: BTreeSet<PeerId>,
     /// Who knows of the want and must be told when it ends.
     standing: BTreeSet<PeerId>,
     deadline: Option<Instant>,
@@ -122,7 +125,8 @@ struct Open {
 
 #[derive(Debug, Default)]
 struct SessionState {
-    holders: Vec<PeerId>,
+    /// Peers that proved to hold something, with their DONT_HAVEs in a row.
+    holders: BTreeMap<PeerId, u32>,
     /// Wants that nobody has room for yet.
     pending: VecDeque<Multihash>,
 }
@@ -141,6 +145,7 @@ pub struct ClientMachine {
     deadlines: BTreeSet<(Instant, Multihash)>,
     outputs: VecDeque<ClientOutput>,
     next_priority: i32,
+    recent: Recent,
     duplicates: u64,
 }
 
@@ -155,6 +160,7 @@ impl ClientMachine {
             deadlines: BTreeSet::new(),
             outputs: VecDeque::new(),
             next_priority: i32::MAX,
+            recent: Recent::new(REMEMBERED),
             duplicates: 0,
         }
     }
@@ -171,11 +177,8 @@ impl ClientMachine {
             ClientInput::Holders { session, peers } => self.holders(session, &peers),
             ClientInput::End(session) => self.end(session),
             ClientInput::Received { peer, blocks, presences } => self.received(now, peer, &blocks, &presences),
-            ClientInput::Alive(peer) => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.alive = now;
-                }
-            }
+            ClientInput::Alive(peer) => self.alive(now, peer),
+            ClientInput::Sent(peer) => self.sent(now, peer),
             ClientInput::Timeout => self.timeout(now),
         }
         self.fill(now);
@@ -186,16 +189,18 @@ impl ClientMachine {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
-        let (&peer, state) = self.peers.iter_mut().find(|(_, peer)| !peer.outbox.is_empty())?;
-        Some(ClientOutput::Send { peer, wants: std::mem::take(&mut state.outbox) })
+        let mut idle = self.peers.iter_mut().filter(|(_, peer)| !peer.writing);
+        let (&peer, state) = idle.find(|(_, peer)| !peer.outbox.is_empty())?;
+        state.writing = true;
+        Some(ClientOutput::Send { peer, wants: std::mem::take(&mut state.outbox).into_values().collect() })
     }
 
     /// When [`ClientInput::Timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stall =
-            self.peers.values().filter(|peer| peer.in_flight > 0).map(|peer| peer.alive + self.config.stall).min();
+        let stall = self.peers.values().filter(|peer| peer.in_flight > 0).map(|peer| peer.alive + peer.stall);
+        let again = self.peers.values().filter_map(|peer| peer.ask_again);
         let want = self.deadlines.first().map(|(deadline, _)| *deadline);
-        stall.into_iter().chain(want).min()
+        stall.chain(again).chain(want).min()
     }
 
     /// Blocks that came though they had come before.
@@ -208,30 +213,38 @@ impl ClientMachine {
         self.open.len()
     }
 
+    /// Whether `peer` is taken for one that speaks Bitswap.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
     /// Who was asked for `cid` and has not delivered.
     pub fn asked(&self, cid: &Cid) -> Vec<PeerId> {
         self.open.get(cid.hash()).map_or_else(Vec::new, |open| {
             let mut asked: BTreeSet<_> = open.refused.union(&open.standing).copied().collect();
-            asked.extend(open.asked);
+            asked.extend(open.silent.iter().chain(&open.asked));
             asked.into_iter().collect()
         })
     }
 
     fn connected(&mut self, now: Instant, peer: PeerId) {
         if self.peers.contains_key(&peer) {
-            return;
+            // It was dialled when it was named, or has come back.
+            return self.revive(peer);
         }
-        self.peers.insert(peer, Peer::new(now, self.config.first_window));
-        for open in self.open.values_mut() {
+        let ClientConfig { first_window, stall, max_wants_per_peer, .. } = self.config;
+        self.peers.insert(peer, Peer::new(now, first_window, stall, max_wants_per_peer));
+        self.retry(|open| {
             open.refused.remove(&peer);
-        }
-        self.retry(|open| open.exhausted);
+            open.silent.remove(&peer);
+            open.exhausted
+        });
     }
 
     /// Queues those open wants again that `which` names.
-    fn retry(&mut self, which: impl Fn(&Open) -> bool) {
+    fn retry(&mut self, which: impl Fn(&mut Open) -> bool) {
         for (hash, open) in &mut self.open {
-            if open.asked.is_none() && which(open) {
+            if which(open) && open.asked.is_none() {
                 open.exhausted = false;
                 if let Some(session) = open.sessions.first().and_then(|id| self.sessions.get_mut(id)) {
                     session.pending.push_back(*hash);
@@ -243,7 +256,7 @@ impl ClientMachine {
     fn gone(&mut self, peer: PeerId) {
         let Some(state) = self.peers.remove(&peer) else { return };
         for session in self.sessions.values_mut() {
-            session.holders.retain(|holder| *holder != peer);
+            session.holders.remove(&peer);
         }
         for hash in state.standing {
             let Some(open) = self.open.get_mut(&hash) else { continue };
@@ -272,6 +285,10 @@ impl ClientMachine {
             if let Some(open) = self.open.get_mut(&hash) {
                 if !open.sessions.contains(&id) {
                     open.sessions.push(id);
+                    // This session is told too if nobody has it, or knows a holder.
+                    if std::mem::take(&mut open.exhausted) {
+                        session.pending.push_back(hash);
+                    }
                 }
                 continue;
             }
@@ -283,6 +300,7 @@ impl ClientMachine {
                 probing: BTreeSet::new(),
                 holders: Vec::new(),
                 refused: BTreeSet::new(),
+                silent: BTreeSet::new(),
                 standing: BTreeSet::new(),
                 deadline: None,
                 exhausted: false,
@@ -317,12 +335,10 @@ impl ClientMachine {
         if let Some(deadline) = open.deadline {
             self.deadlines.remove(&(deadline, *hash));
         }
+        self.recent.insert(*hash);
         for id in &open.standing {
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            peer.standing.remove(hash);
-            peer.remember(*hash);
-            if deliverer != Some(*id) {
-                peer.outbox.push(cancel(open.cid));
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.end(hash, (deliverer != Some(*id)).then(|| cancel(open.cid)));
             }
         }
         if let Some(peer) = open.asked.and_then(|asked| self.peers.get_mut(&asked)) {
@@ -337,159 +353,15 @@ impl ClientMachine {
         for peer in &peers {
             note_holder(session, *peer);
         }
-        for open in self.open.values_mut().filter(|open| open.asked.is_none() && open.sessions.contains(&id)) {
-            let before = open.refused.len();
+        self.retry(|open| {
+            if !open.sessions.contains(&id) || open.asked.is_some() {
+                return false;
+            }
+            let before = open.refused.len() + open.silent.len();
             open.refused.retain(|refused| !peers.contains(refused));
-            open.exhausted |= open.refused.len() < before;
-        }
-        self.retry(|open| open.exhausted && open.sessions.contains(&id));
-    }
-
-    fn received(&mut self, now: Instant, id: PeerId, blocks: &[(Cid, usize)], presences: &[Presence]) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.alive = now;
-        for (cid, bytes) in blocks {
-            self.block(id, cid, *bytes);
-        }
-        for presence in presences {
-            self.presence(id, presence);
-        }
-    }
-
-    fn block(&mut self, id: PeerId, cid: &Cid, bytes: usize) {
-        let hash = cid.hash();
-        let known = self.peers.get(&id).is_some_and(|peer| peer.was_asked(hash));
-        if !known {
-            return self.unasked(id);
-        }
-        let Some(open) = self.close(hash, Some(id)) else {
-            self.duplicates += 1;
-            return;
-        };
-        for session in &open.sessions {
-            if let Some(session) = self.sessions.get_mut(session) {
-                note_holder(session, id);
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.delivered += 1;
-            peer.refusals = 0;
-            peer.window = (peer.window + 1).min(self.config.max_wants_per_peer);
-            peer.block_bytes = (peer.block_bytes * 7 + bytes) / 8;
-        }
-        self.outputs.push_back(ClientOutput::Wanted { cid: open.cid, sessions: open.sessions, peer: id });
-    }
-
-    /// A block that this peer was never asked for. If it owes us blocks, this is a wrong one in their place.
-    fn unasked(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.unasked += 1;
-        let misbehaviour = if peer.in_flight > 0 {
-            Misbehaviour::WrongContent
-        } else if peer.unasked > MAX_UNASKED {
-            peer.unasked = 0;
-            Misbehaviour::Violation
-        } else {
-            return;
-        };
-        self.outputs.push_back(ClientOutput::Penalise { peer: id, misbehaviour });
-        if misbehaviour == Misbehaviour::WrongContent {
-            self.take_back(id);
-        }
-    }
-
-    /// Moves what was asked of a peer to others.
-    fn take_back(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.window = (peer.window / 4).max(1);
-        let hashes: Vec<_> = peer.standing.iter().copied().collect();
-        for session in self.sessions.values_mut() {
-            session.holders.retain(|holder| *holder != id);
-        }
-        for hash in hashes {
-            if self.open.get(&hash).is_some_and(|open| open.asked == Some(id)) {
-                self.refused(id, hash, true);
-            }
-        }
-    }
-
-    fn presence(&mut self, id: PeerId, presence: &Presence) {
-        let hash = *presence.cid.hash();
-        let Some(open) = self.open.get_mut(&hash).filter(|open| open.standing.contains(&id)) else { return };
-        if !presence.have {
-            return self.refused(id, hash, false);
-        }
-        let was_probed = open.probing.remove(&id);
-        open.refused.remove(&id);
-        if !open.holders.contains(&id) && open.holders.len() < MAX_HOLDERS {
-            open.holders.push(id);
-        }
-        let unasked = open.asked.is_none();
-        if was_probed && open.asked != Some(id) {
-            // The peer forgets a want-have that it answered with HAVE.
-            open.standing.remove(&id);
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.standing.remove(&hash);
-                peer.remember(hash);
-            }
-        }
-        for session in &open.sessions {
-            if let Some(session) = self.sessions.get_mut(session) {
-                note_holder(session, id);
-            }
-        }
-        if unasked {
-            self.queue_first(hash);
-        }
-    }
-
-    /// `id` has not got it, or does not answer; then the want is cancelled there.
-    fn refused(&mut self, id: PeerId, hash: Multihash, silent: bool) {
-        let Some(open) = self.open.get_mut(&hash) else { return };
-        open.refused.insert(id);
-        open.holders.retain(|holder| *holder != id);
-        open.probing.remove(&id);
-        let was_asked = open.asked.take_if(|asked| *asked == id).is_some();
-        let free = open.asked.is_none();
-        let cid = open.cid;
-        if silent {
-            open.standing.remove(&id);
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.in_flight -= usize::from(was_asked);
-            peer.refusals += u32::from(!silent);
-            if silent && peer.standing.remove(&hash) {
-                peer.remember(hash);
-                peer.outbox.push(cancel(cid));
-            }
-            if peer.refusals >= PRUNE_AFTER {
-                for session in self.sessions.values_mut() {
-                    session.holders.retain(|holder| *holder != id);
-                }
-            }
-        }
-        if free {
-            self.queue_first(hash);
-        }
-    }
-
-    fn timeout(&mut self, now: Instant) {
-        while let Some(&(deadline, hash)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_first();
-            let Some(open) = self.open.get_mut(&hash) else { continue };
-            open.deadline = None;
-            let silent: Vec<_> = open.asked.into_iter().chain(std::mem::take(&mut open.probing)).collect();
-            silent.into_iter().for_each(|peer| self.refused(peer, hash, true));
-        }
-        let stalled = |peer: &Peer| peer.in_flight > 0 && peer.alive + self.config.stall <= now;
-        let stalled: Vec<_> = self.peers.iter().filter(|(_, peer)| stalled(peer)).map(|(id, _)| *id).collect();
-        for id in stalled {
-            self.outputs.push_back(ClientOutput::Penalise { peer: id, misbehaviour: Misbehaviour::Silent });
-            self.take_back(id);
-        }
+            open.silent.retain(|silent| !peers.contains(silent));
+            open.exhausted || open.refused.len() + open.silent.len() < before
+        });
     }
 }
 
@@ -498,16 +370,20 @@ impl Footprint for ClientMachine {
         let open: usize = self
             .open
             .values()
-            .map(|open| 300 + 40 * (open.standing.len() + open.refused.len() + open.probing.len()))
+            .map(|open| 300 + 40 * (open.standing.len() + open.refused.len() + open.silent.len() + open.probing.len()))
             .sum();
-        let peers: usize = self.peers.values().map(|peer| 300 + 100 * (peer.standing.len() + peer.outbox.len())).sum();
-        open + peers + self.deadlines.len() * 96
+        let peers: usize = self
+            .peers
+            .values()
+            .map(|peer| 300 + 100 * (peer.standing.len() + 2 * peer.waiting.len() + 2 * peer.outbox.len()))
+            .sum();
+        open + peers + self.deadlines.len() * 96 + self.recent.len() * 200
     }
 }
 
 fn note_holder(session: &mut SessionState, peer: PeerId) {
-    if !session.holders.contains(&peer) && session.holders.len() < MAX_HOLDERS {
-        session.holders.push(peer);
+    if session.holders.contains_key(&peer) || session.holders.len() < MAX_HOLDERS {
+        session.holders.insert(peer, 0);
     }
 }
 

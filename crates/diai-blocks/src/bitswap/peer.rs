@@ -1,14 +1,17 @@
 //! What the client knows of one peer.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use diai_core::Instant;
 
 use super::message::Want;
 use crate::store::Multihash;
 
-/// Late duplicates of blocks asked for this recently are not held against a peer.
-const REMEMBERED: usize = 4096;
+/// Cancels that may wait for a peer; beyond, they are left out, and what it sends all the same is a duplicate.
+const MAX_OUTBOX: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -18,53 +21,116 @@ pub(super) struct Peer {
     pub(super) window: usize,
     /// Wants that it knows of and that we have not ended.
     pub(super) standing: BTreeSet<Multihash>,
-    /// When it last sent anything, or was last given something to do.
+    /// Those of them that it answered with DONT_HAVE: it sends the block should it come.
+    pub(super) waiting: Recent,
+    /// When it last sent anything, took what we sent, or was last given something to do.
     pub(super) alive: Instant,
+    /// Silence that passes for a stall: longer after each, as before after a block.
+    pub(super) stall: Duration,
+    /// It stalled and has not been heard since.
+    pub(super) stalled: bool,
+    /// It stalled before the message on its way reached its stream.
+    pub(super) untold: bool,
+    /// When to ask again for what it did not answer in time.
+    pub(super) ask_again: Option<Instant>,
     /// Blocks delivered.
     pub(super) delivered: u64,
     /// Moving average of the bytes of its blocks.
     pub(super) block_bytes: usize,
-    /// DONT_HAVEs in a row.
-    pub(super) refusals: u32,
     /// Blocks that it sent unasked.
     pub(super) unasked: u32,
+    /// A message of wants is on its way to it; the outbox waits for the next.
+    pub(super) writing: bool,
     /// What is to be sent to it.
-    pub(super) outbox: Vec<Want>,
-    recent: BTreeSet<Multihash>,
-    recent_order: VecDeque<Multihash>,
+    pub(super) outbox: BTreeMap<Multihash, Want>,
 }
 
 impl Peer {
-    pub(super) fn new(now: Instant, window: usize) -> Self {
+    pub(super) fn new(now: Instant, window: usize, stall: Duration, max_waiting: usize) -> Self {
         Self {
             in_flight: 0,
             window,
             standing: BTreeSet::new(),
+            waiting: Recent::new(max_waiting),
             alive: now,
+            stall,
+            stalled: false,
+            untold: false,
+            ask_again: None,
             delivered: 0,
             block_bytes: 256 << 10,
-            refusals: 0,
             unasked: 0,
-            outbox: Vec::new(),
-            recent: BTreeSet::new(),
-            recent_order: VecDeque::new(),
+            writing: false,
+            outbox: BTreeMap::new(),
         }
     }
 
-    /// Remembers that `hash` was asked of this peer.
-    pub(super) fn remember(&mut self, hash: Multihash) {
-        if !self.recent.insert(hash) {
-            return;
+    /// Wants that it has yet to answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.standing.len() - self.waiting.len()
+    }
+
+    /// Has it told of a want.
+    pub(super) fn tell(&mut self, want: Want) {
+        let hash = *want.cid.hash();
+        self.standing.insert(hash);
+        self.waiting.remove(&hash);
+        self.outbox.insert(hash, want);
+    }
+
+    /// Ends a want; `cancel`, if any, says so to the peer.
+    pub(super) fn end(&mut self, hash: &Multihash, cancel: Option<Want>) {
+        self.standing.remove(hash);
+        self.waiting.remove(hash);
+        match cancel {
+            Some(cancel) if self.outbox.len() < MAX_OUTBOX => drop(self.outbox.insert(*hash, cancel)),
+            _ => drop(self.outbox.remove(hash)),
         }
-        self.recent_order.push_back(hash);
-        if self.recent_order.len() > REMEMBERED
-            && let Some(oldest) = self.recent_order.pop_front()
+    }
+}
+
+/// The hashes inserted last, up to a cap.
+#[derive(Debug)]
+pub(super) struct Recent {
+    limit: usize,
+    next: u64,
+    hashes: BTreeMap<Multihash, u64>,
+    order: VecDeque<(u64, Multihash)>,
+}
+
+impl Recent {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, next: 0, hashes: BTreeMap::new(), order: VecDeque::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    pub(super) fn contains(&self, hash: &Multihash) -> bool {
+        self.hashes.contains_key(hash)
+    }
+
+    /// Returns the oldest, if there are too many now.
+    pub(super) fn insert(&mut self, hash: Multihash) -> Option<Multihash> {
+        self.next += 1;
+        self.hashes.insert(hash, self.next);
+        self.order.push_back((self.next, hash));
+        if self.order.len() > 2 * self.limit {
+            self.order.retain(|(number, hash)| self.hashes.get(hash) == Some(number));
+        }
+        while self.hashes.len() > self.limit
+            && let Some((number, oldest)) = self.order.pop_front()
         {
-            self.recent.remove(&oldest);
+            if self.hashes.get(&oldest) == Some(&number) {
+                self.hashes.remove(&oldest);
+                return Some(oldest);
+            }
         }
+        None
     }
 
-    pub(super) fn was_asked(&self, hash: &Multihash) -> bool {
-        self.standing.contains(hash) || self.recent.contains(hash)
+    pub(super) fn remove(&mut self, hash: &Multihash) {
+        self.hashes.remove(hash);
     }
 }

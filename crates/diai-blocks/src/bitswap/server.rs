@@ -1,6 +1,9 @@
 //! The answering side: whom to answer next, with how much.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use cid::Cid;
 use diai_core::{Footprint, Misbehaviour, PeerId};
@@ -30,6 +33,8 @@ pub enum ServerInput {
         blocks: usize,
         /// How many bytes.
         bytes: usize,
+        /// From when the first was ready until the peer's stream had taken the last.
+        took: Duration,
     },
     /// The peer is gone.
     Gone(PeerId),
@@ -46,6 +51,8 @@ pub enum ServerOutput {
         blocks: Vec<(Cid, bool)>,
         /// HAVEs and DONT_HAVEs.
         presences: Vec<Presence>,
+        /// Bytes to have in memory of them at a time.
+        bytes: usize,
     },
     /// A peer did wrong.
     Penalise {
@@ -70,11 +77,22 @@ struct Client {
     queue: BTreeMap<(std::cmp::Reverse<i32>, u64), (Cid, bool)>,
     queued: BTreeMap<Multihash, (std::cmp::Reverse<i32>, u64)>,
     presences: VecDeque<Presence>,
-    batches: usize,
+    /// What each batch under way was meant to hold.
+    batches: VecDeque<usize>,
+    /// Bytes of a batch: many for who takes them fast, few for who is slow, so that slow peers do not hold the memory.
+    batch_bytes: usize,
     block_bytes: usize,
     /// Bytes sent, halved now and then: who had least goes first.
     served: u64,
 }
+
+/// A peer's first batch, and the least that a slow one gets at a time.
+const FIRST_BATCH_BYTES: usize = 256 << 10;
+const LEAST_BATCH_BYTES: usize = 64 << 10;
+/// Whose batch took less time gets more next time; whose took more, less.
+const BATCH_TIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
+/// After so many bytes what each peer was served counts half.
+const AGE_BYTES: u64 = 256 << 20;
 
 impl Client {
     fn wants(&self) -> usize {
@@ -93,7 +111,8 @@ impl Client {
 ///
 /// Each peer has a queue of its own, of at most [`ServerConfig::max_wants_per_peer`] wants. Batches are handed out to
 /// the peer that was served least of those that have something queued and fewer than
-/// [`ServerConfig::batches_per_peer`] batches under way, so that one that asks for a lot delays only itself.
+/// [`ServerConfig::batches_per_peer`] batches under way, so that one that asks for a lot delays only itself. How much a
+/// batch holds depends on how fast the peer takes it, so that many slow ones together hold little.
 #[derive(Debug)]
 pub struct ServerMachine {
     config: ServerConfig,
@@ -103,6 +122,10 @@ pub struct ServerMachine {
     ready: BTreeSet<PeerId>,
     penalties: VecDeque<(PeerId, Misbehaviour)>,
     batches: usize,
+    /// Bytes of those, as they were meant to be.
+    batches_bytes: usize,
+    /// Bytes sent since what peers were served was halved.
+    served: u64,
     arrivals: u64,
 }
 
@@ -116,6 +139,8 @@ impl ServerMachine {
             ready: BTreeSet::new(),
             penalties: VecDeque::new(),
             batches: 0,
+            batches_bytes: 0,
+            served: 0,
             arrivals: 0,
         }
     }
@@ -125,7 +150,7 @@ impl ServerMachine {
         match input {
             ServerInput::Wants { peer, full, wants } => self.wants(peer, full, &wants),
             ServerInput::Added(cids) => cids.iter().for_each(|cid| self.added(cid)),
-            ServerInput::Sent { peer, blocks, bytes } => self.sent(peer, blocks, bytes),
+            ServerInput::Sent { peer, blocks, bytes, took } => self.sent(peer, blocks, bytes, took),
             ServerInput::Gone(peer) => self.gone(peer),
         }
     }
@@ -135,12 +160,14 @@ impl ServerMachine {
         if let Some((peer, misbehaviour)) = self.penalties.pop_front() {
             return Some(ServerOutput::Penalise { peer, misbehaviour });
         }
-        if self.batches >= self.config.batches {
+        if self.batches >= self.config.batches || self.batches_bytes >= self.config.max_sending_bytes {
             return None;
         }
-        let peer = *self.ready.iter().min_by_key(|peer| self.clients.get(peer).map_or(0, |client| client.served))?;
+        let had = |client: &Client| client.served + client.batches.iter().sum::<usize>() as u64;
+        let peer = *self.ready.iter().min_by_key(|peer| self.clients.get(peer).map_or(0, had))?;
         let client = self.clients.get_mut(&peer)?;
-        let count = (self.config.batch_bytes / client.block_bytes.max(1)).clamp(1, 1024);
+        let bytes = client.batch_bytes;
+        let count = (bytes / client.block_bytes.max(1)).clamp(1, 1024);
         let mut blocks = Vec::with_capacity(count.min(client.queue.len()));
         while blocks.len() < count
             && let Some((_, block)) = client.queue.pop_first()
@@ -149,10 +176,11 @@ impl ServerMachine {
             blocks.push(block);
         }
         let presences: Vec<_> = client.presences.drain(..).collect();
-        client.batches += 1;
+        client.batches.push_back(bytes);
         self.batches += 1;
+        self.batches_bytes += bytes;
         self.update(peer);
-        Some(ServerOutput::Send { peer, blocks, presences })
+        Some(ServerOutput::Send { peer, blocks, presences, bytes })
     }
 
     /// Peers that want something which is not here, or is not sent yet.
@@ -167,7 +195,9 @@ impl ServerMachine {
             return;
         };
         let something = !client.queue.is_empty() || !client.presences.is_empty();
-        if something && client.batches < self.config.batches_per_peer {
+        // Who is slow has one batch at a time.
+        let at_once = if client.batch_bytes > LEAST_BATCH_BYTES { self.config.batches_per_peer } else { 1 };
+        if something && client.batches.len() < at_once {
             self.ready.insert(peer);
         } else {
             self.ready.remove(&peer);
@@ -184,7 +214,8 @@ impl ServerMachine {
             queue: BTreeMap::new(),
             queued: BTreeMap::new(),
             presences: VecDeque::new(),
-            batches: 0,
+            batches: VecDeque::new(),
+            batch_bytes: FIRST_BATCH_BYTES.min(self.config.batch_bytes),
             block_bytes: 256 << 10,
             served: least,
         });
@@ -245,15 +276,29 @@ impl ServerMachine {
         }
     }
 
-    fn sent(&mut self, peer: PeerId, blocks: usize, bytes: usize) {
+    fn sent(&mut self, peer: PeerId, blocks: usize, bytes: usize, took: Duration) {
         // A peer that went and came back may owe reports of batches that were written off when it went.
-        if let Some(client) = self.clients.get_mut(&peer).filter(|client| client.batches > 0) {
-            self.batches = self.batches.saturating_sub(1);
-            client.batches -= 1;
+        if let Some(client) = self.clients.get_mut(&peer)
+            && let Some(meant) = client.batches.pop_front()
+        {
+            self.batches -= 1;
+            self.batches_bytes -= meant;
             client.served += bytes as u64;
+            self.served += bytes as u64;
             if let Some(average) = bytes.checked_div(blocks) {
                 client.block_bytes = average.max(64);
+                let next = match took {
+                    took if took > BATCH_TIME.1 => client.batch_bytes / 2,
+                    took if took < BATCH_TIME.0 => client.batch_bytes * 2,
+                    _ => client.batch_bytes,
+                };
+                let most = self.config.batch_bytes.max(LEAST_BATCH_BYTES);
+                client.batch_bytes = next.clamp(LEAST_BATCH_BYTES, most);
             }
+        }
+        if self.served > AGE_BYTES {
+            self.served = 0;
+            self.clients.values_mut().for_each(|client| client.served /= 2);
         }
         self.tidy(peer);
         self.update(peer);
@@ -262,7 +307,8 @@ impl ServerMachine {
     fn gone(&mut self, peer: PeerId) {
         self.forget(peer);
         if let Some(client) = self.clients.remove(&peer) {
-            self.batches = self.batches.saturating_sub(client.batches);
+            self.batches -= client.batches.len();
+            self.batches_bytes -= client.batches.iter().sum::<usize>();
         }
         self.update(peer);
     }
@@ -280,7 +326,7 @@ impl ServerMachine {
 
     /// Forgets a peer that has nothing open.
     fn tidy(&mut self, peer: PeerId) {
-        let idle = |client: &Client| client.wants() == 0 && client.presences.is_empty() && client.batches == 0;
+        let idle = |client: &Client| client.wants() == 0 && client.presences.is_empty() && client.batches.is_empty();
         if self.clients.get(&peer).is_some_and(idle) {
             self.clients.remove(&peer);
         }

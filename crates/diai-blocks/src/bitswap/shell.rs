@@ -1,254 +1,82 @@
-//! The loop that owns both machines, and the handles to it.
+//! The loop that owns both machines.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use cid::Cid;
-use diai_core::{AcceptError, AcceptOptions, Incoming, Instant, PeerEvent, PeerEvents, PeerId, World};
+use diai_core::{Inbound, Incoming, Instant, Misbehaviour, PeerEvent, PeerEvents, PeerId};
 use futures::StreamExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::JoinSet,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
 };
 
 use super::{
     client::{ClientInput, ClientMachine, ClientOutput},
-    message::{Message, Version, Want},
+    handle::{BitswapStatus, Command, Delivery},
+    message::{Message, Want},
     server::{ServerInput, ServerMachine, ServerOutput},
     streams::{Batch, Report, Tools, read_messages, write_answers, write_wants},
 };
 use crate::{
-    Block, BlockStore,
+    Block,
     config::{ClientConfig, ServerConfig},
     store::Multihash,
 };
 
-/// Commands and reports that may wait for the loop.
-const QUEUE: usize = 256;
-/// Deliveries and notices that may wait for a session; it asks for less at a time.
-const SESSION_QUEUE: usize = 4096;
-/// Want messages that may wait for a peer that is slow to take them.
-const WANT_QUEUE: usize = 64;
+/// Reports of streams that are handled before everything else has its turn, however many more wait.
+const REPORTS_IN_A_ROW: usize = 32;
 
-/// What a [`Session`] gets.
+/// A task that writes to a peer; it ends with its link, so that nothing old reaches a new connection.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum Delivery {
-    /// A block that was asked for, verified.
-    Block {
-        /// The block.
-        block: Block,
-        /// Who sent it.
-        peer: PeerId,
-        /// Counts against [`ClientConfig::max_received_bytes`] until dropped.
-        #[doc(hidden)]
-        permit: Option<Arc<OwnedSemaphorePermit>>,
-    },
-    /// Nobody who is connected has this block. It stays wanted.
-    Exhausted {
-        /// Which block.
-        cid: Cid,
-        /// Who was asked.
-        asked: Vec<PeerId>,
-    },
+struct Link<T> {
+    id: u64,
+    queue: mpsc::Sender<T>,
+    task: AbortHandle,
 }
 
-#[derive(Debug)]
-enum Command {
-    Open { session: u64, deliveries: mpsc::Sender<Delivery> },
-    Client(ClientInput),
-    Added(Vec<Cid>),
-    Asked { cid: Cid, reply: oneshot::Sender<Vec<PeerId>> },
-    Status(oneshot::Sender<BitswapStatus>),
-    Stop,
-}
-
-/// Figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct BitswapStatus {
-    /// Blocks wanted now.
-    pub wants: usize,
-    /// Blocks that came though they had come before.
-    pub duplicates: u64,
-    /// Peers that want something of us.
-    pub clients: usize,
-    /// Blocks received that were wanted.
-    pub blocks_received: u64,
-    /// Bytes of those.
-    pub bytes_received: u64,
-    /// Blocks sent.
-    pub blocks_sent: u64,
-    /// Bytes of those.
-    pub bytes_sent: u64,
-}
-
-/// The exchange of blocks with other peers. Cheap to clone; its tasks end with the last clone.
-#[derive(Clone)]
-pub struct Bitswap(Arc<Inner>);
-
-struct Inner {
-    commands: mpsc::Sender<Command>,
-    next_session: AtomicU64,
-    tasks: Mutex<JoinSet<()>>,
-}
-
-impl fmt::Debug for Bitswap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bitswap")
-    }
-}
-
-impl Bitswap {
-    /// Serves the blocks of `store` to everybody, and asks for blocks in the name of sessions.
-    pub fn start(
-        world: &World,
-        store: BlockStore,
-        client: ClientConfig,
-        server: ServerConfig,
-    ) -> Result<Self, AcceptError> {
-        let options = AcceptOptions { max_per_peer: server.max_streams_per_peer, max_waiting: 256, uncertified: true };
-        let incoming = world.network.accept(&Version::PROTOCOLS, options)?;
-        let (commands, from_handles) = mpsc::channel(QUEUE);
-        let (reports, from_tasks) = mpsc::channel(QUEUE);
-        let received_bytes = client.max_received_bytes.clamp(super::MAX_MESSAGE_BYTES, 1 << 30);
-        let tools = Tools {
-            world: world.clone(),
-            store,
-            reports,
-            received: Arc::new(Semaphore::new(received_bytes)),
-            received_bytes,
-            batch_bytes: server.batch_bytes,
-        };
-        let events = world.network.events();
-        let mut shell = Loop {
-            tools,
-            client: ClientMachine::new(client),
-            server: ServerMachine::new(server),
-            peers: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            next_link: 0,
-            status: BitswapStatus::default(),
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { shell.run(incoming, events, from_handles, from_tasks).await });
-        let inner = Inner { commands, next_session: AtomicU64::new(1), tasks: Mutex::new(tasks) };
-        Ok(Self(Arc::new(inner)))
-    }
-
-    /// A session: wants that belong together, so that who delivered one is asked for the next.
-    ///
-    /// Cancel-safe.
-    pub async fn session(&self) -> Session {
-        let session = self.0.next_session.fetch_add(1, Ordering::Relaxed);
-        let (sender, deliveries) = mpsc::channel(SESSION_QUEUE);
-        // After shutdown the sender is dropped with the command, and the session ends at once.
-        let _ = self.0.commands.send(Command::Open { session, deliveries: sender }).await;
-        Session { session, commands: self.0.commands.clone(), deliveries }
-    }
-
-    /// Says that blocks are in the store now, for peers that have been waiting for them. Cancel-safe.
-    pub async fn added(&self, cids: Vec<Cid>) {
-        // After shutdown nobody waits any more.
-        let _ = self.0.commands.send(Command::Added(cids)).await;
-    }
-
-    /// Who was asked for `cid`, which is wanted now, and has not delivered. Cancel-safe.
-    pub async fn asked(&self, cid: Cid) -> Vec<PeerId> {
-        let (reply, asked) = oneshot::channel();
-        let _ = self.0.commands.send(Command::Asked { cid, reply }).await;
-        asked.await.unwrap_or_default()
-    }
-
-    /// Figures; zeros after shutdown. Cancel-safe.
-    pub async fn status(&self) -> BitswapStatus {
-        let (sender, status) = oneshot::channel();
-        let _ = self.0.commands.send(Command::Status(sender)).await;
-        status.await.unwrap_or_default()
-    }
-
-    /// Stops serving and asking; all tasks have ended when it returns.
-    pub async fn stop(&self) {
-        // If the queue is closed the loop has ended already.
-        let _ = self.0.commands.send(Command::Stop).await;
-        let mut tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        while tasks.join_next().await.is_some() {}
-    }
-}
-
-/// Wants that belong together. Dropping it ends them.
-pub struct Session {
-    session: u64,
-    commands: mpsc::Sender<Command>,
-    deliveries: mpsc::Receiver<Delivery>,
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("session", &self.session).finish_non_exhaustive()
-    }
-}
-
-impl Session {
-    /// Asks for blocks. Keep the open wants of a session to at most 1,024. Cancel-safe.
-    pub async fn want(&self, cids: Vec<Cid>) {
-        self.send(ClientInput::Want { session: self.session, cids }).await;
-    }
-
-    /// Names peers that are likely to hold what is wanted; they are dialled when asked. Cancel-safe.
-    pub async fn holders(&self, peers: Vec<PeerId>) {
-        self.send(ClientInput::Holders { session: self.session, peers }).await;
-    }
-
-    async fn send(&self, input: ClientInput) {
-        // After shutdown `next` says so.
-        let _ = self.commands.send(Command::Client(input)).await;
-    }
-
-    /// The next block, or notice that nobody has one; `None` after shutdown. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Delivery> {
-        self.deliveries.recv().await
-    }
-
-    /// What has come already, without waiting.
-    pub fn try_next(&mut self) -> Option<Delivery> {
-        self.deliveries.try_recv().ok()
-    }
-}
-
-impl Drop for Session {
+impl<T> Drop for Link<T> {
     fn drop(&mut self) {
-        // If the queue is full the loop finds the closed channel.
-        let _ = self.commands.try_send(Command::Client(ClientInput::End(self.session)));
+        self.task.abort();
     }
 }
 
 #[derive(Debug, Default)]
 struct Links {
-    wants: Option<(u64, mpsc::Sender<Vec<Want>>)>,
-    answers: Option<(u64, mpsc::Sender<Batch>)>,
+    wants: Option<Link<Vec<Want>>>,
+    answers: Option<Link<Batch>>,
+    /// For bytes of messages that it sends.
+    room: Option<Arc<Semaphore>>,
 }
 
-struct Loop {
+pub(super) struct Loop {
     tools: Tools,
     client: ClientMachine,
     server: ServerMachine,
     peers: BTreeMap<PeerId, Links>,
     sessions: BTreeMap<u64, mpsc::Sender<Delivery>>,
     tasks: JoinSet<()>,
+    /// Bytes of messages under way from one peer.
+    room_bytes: usize,
     next_link: u64,
     status: BitswapStatus,
 }
 
 impl Loop {
-    async fn run(
+    /// `room_bytes` is what messages under way from one peer may take.
+    pub(super) fn new(tools: Tools, client: ClientConfig, server: ServerConfig, room_bytes: usize) -> Self {
+        Self {
+            tools,
+            client: ClientMachine::new(client),
+            server: ServerMachine::new(server),
+            peers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            room_bytes,
+            next_link: 0,
+            status: BitswapStatus::default(),
+        }
+    }
+
+    pub(super) async fn run(
         &mut self,
         mut incoming: Incoming,
         mut events: PeerEvents,
@@ -256,6 +84,7 @@ impl Loop {
         mut reports: mpsc::Receiver<Report>,
     ) {
         self.look_at_peers();
+        let mut in_a_row = 0;
         loop {
             self.act(BTreeMap::new(), None);
             let timeout = self.client.poll_timeout();
@@ -270,22 +99,42 @@ impl Loop {
                     None | Some(Command::Stop) => return self.tasks.shutdown().await,
                     Some(command) => self.command(command),
                 },
-                Some(report) = reports.recv() => self.report(report),
-                Some(inbound) = incoming.next() => {
-                    self.tasks.spawn(read_messages(self.tools.clone(), inbound));
+                Some(report) = reports.recv(), if in_a_row < REPORTS_IN_A_ROW => {
+                    in_a_row += 1;
+                    self.report(report);
+                    continue;
                 }
+                Some(inbound) = incoming.next() => self.inbound(inbound),
                 Some(_) = self.tasks.join_next() => {}
                 () = clock.sleep_until(timeout.unwrap_or(Instant::NEVER)) => {
                     self.client(ClientInput::Timeout);
                     self.end_closed_sessions();
                 }
+                () = std::future::ready(()), if in_a_row == REPORTS_IN_A_ROW => {}
             }
+            in_a_row = 0;
         }
+    }
+
+    fn inbound(&mut self, inbound: Inbound) {
+        let mut room = Arc::new(Semaphore::new(self.room_bytes));
+        // Of one that has left already nothing is kept.
+        if self.tools.world.network.peer(inbound.peer).is_some() {
+            room = self.peers.entry(inbound.peer).or_default().room.get_or_insert(room).clone();
+        }
+        self.tasks.spawn(read_messages(self.tools.clone(), inbound, room));
     }
 
     fn client(&mut self, input: ClientInput) {
         let now = self.tools.world.clock.now();
         self.client.handle(now, input);
+    }
+
+    /// A peer that speaks Bitswap, or is to be dialled when there is something to ask.
+    fn meet(&mut self, peer: PeerId) {
+        if !self.client.knows(&peer) {
+            self.client(ClientInput::Connected(peer));
+        }
     }
 
     fn look_at_peers(&mut self) {
@@ -321,7 +170,7 @@ impl Loop {
                     ClientInput::Holders { peers, .. } => {
                         let us = self.tools.world.network.local_peer();
                         for peer in peers.iter().filter(|peer| **peer != us) {
-                            self.client(ClientInput::Connected(*peer));
+                            self.meet(*peer);
                         }
                     }
                     _ => {}
@@ -354,23 +203,35 @@ impl Loop {
 
     fn report(&mut self, report: Report) {
         match report {
-            Report::Message { peer, message, blocks, permit } => self.message(peer, message, blocks, permit),
+            Report::Message { peer, message, blocks, permit, frame } => {
+                self.message(peer, message, blocks, permit);
+                drop(frame);
+            }
             Report::Alive(peer) => self.client(ClientInput::Alive(peer)),
-            Report::Sent { peer, blocks, bytes } => {
+            Report::Sent { peer, blocks, bytes, took } => {
                 self.status.blocks_sent += blocks as u64;
                 self.status.bytes_sent += bytes as u64;
-                self.server.handle(ServerInput::Sent { peer, blocks, bytes });
+                self.server.handle(ServerInput::Sent { peer, blocks, bytes, took });
+            }
+            Report::WantsSent { peer, link } => {
+                if self.peers.get(&peer).is_some_and(|links| links.wants.as_ref().is_some_and(|wants| wants.id == link))
+                {
+                    self.client(ClientInput::Sent(peer));
+                }
             }
             Report::WantsFailed { peer, link } => {
                 if let Some(links) = self.peers.get_mut(&peer)
-                    && links.wants.take_if(|(id, _)| *id == link).is_some()
+                    && links.wants.take_if(|wants| wants.id == link).is_some()
                 {
                     self.client(ClientInput::Gone(peer));
                 }
             }
-            Report::AnswersFailed { peer, link } => {
+            Report::AnswersFailed { peer, link, too_slow } => {
+                if too_slow {
+                    self.tools.world.network.penalise(peer, Misbehaviour::Silent);
+                }
                 if let Some(links) = self.peers.get_mut(&peer)
-                    && links.answers.take_if(|(id, _)| *id == link).is_some()
+                    && links.answers.take_if(|answers| answers.id == link).is_some()
                 {
                     self.server.handle(ServerInput::Gone(peer));
                 }
@@ -389,7 +250,7 @@ impl Loop {
             // What was read before it was cut off, or left.
             return;
         }
-        self.client(ClientInput::Connected(peer));
+        self.meet(peer);
         if !blocks.is_empty() || !message.presences.is_empty() {
             let sizes = blocks.iter().map(|block| (block.cid, block.data.len())).collect();
             self.client(ClientInput::Received { peer, blocks: sizes, presences: message.presences });
@@ -432,7 +293,9 @@ impl Loop {
         }
         while let Some(output) = self.server.poll_output() {
             match output {
-                ServerOutput::Send { peer, blocks, presences } => self.send_answers(peer, Batch { blocks, presences }),
+                ServerOutput::Send { peer, blocks, presences, bytes } => {
+                    self.send_answers(peer, Batch { blocks, presences, bytes });
+                }
                 ServerOutput::Penalise { peer, misbehaviour } => {
                     self.tools.world.network.penalise(peer, misbehaviour);
                 }
@@ -450,28 +313,25 @@ impl Loop {
 
     fn send_wants(&mut self, peer: PeerId, wants: Vec<Want>) {
         let links = self.peers.entry(peer).or_default();
-        let (_, sender) = links.wants.get_or_insert_with(|| {
+        let link = links.wants.get_or_insert_with(|| {
             self.next_link += 1;
-            let (sender, queue) = mpsc::channel(WANT_QUEUE);
-            self.tasks.spawn(write_wants(self.tools.clone(), peer, self.next_link, queue));
-            (self.next_link, sender)
+            let (id, (sender, queue)) = (self.next_link, mpsc::channel(1));
+            let task = self.tasks.spawn(write_wants(self.tools.clone(), peer, id, queue));
+            Link { id, queue: sender, task }
         });
-        if sender.try_send(wants).is_err() {
-            // It has not taken what it was sent long ago.
-            links.wants = None;
-            self.client(ClientInput::Gone(peer));
-        }
+        // There is room, as the machine waits for each message to be written; or the task has failed and says so.
+        let _ = link.queue.try_send(wants);
     }
 
     fn send_answers(&mut self, peer: PeerId, batch: Batch) {
         let links = self.peers.entry(peer).or_default();
-        let (_, sender) = links.answers.get_or_insert_with(|| {
+        let link = links.answers.get_or_insert_with(|| {
             self.next_link += 1;
-            let (sender, queue) = mpsc::channel(8);
-            self.tasks.spawn(write_answers(self.tools.clone(), peer, self.next_link, queue));
-            (self.next_link, sender)
+            let (id, (sender, queue)) = (self.next_link, mpsc::channel(8));
+            let task = self.tasks.spawn(write_answers(self.tools.clone(), peer, id, queue));
+            Link { id, queue: sender, task }
         });
-        if sender.try_send(batch).is_err() {
+        if link.queue.try_send(batch).is_err() {
             links.answers = None;
             self.server.handle(ServerInput::Gone(peer));
         }

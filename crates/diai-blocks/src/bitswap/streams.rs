@@ -2,40 +2,47 @@
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use cid::Cid;
-use diai_core::{BoxStream, Inbound, Misbehaviour, OpenError, PeerId, World, frame::FrameError, offload, timeout_at};
-use futures::{AsyncReadExt, AsyncWriteExt};
+use diai_core::{BoxStream, Inbound, Misbehaviour, OpenError, PeerId, World, offload, timeout_at};
+use futures::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{
     codec::{decode, encode},
-    message::{MAX_MESSAGE_BYTES, Message, Payload, Prefix, Presence, Version, Want},
+    frames::{FramePermit, Frames, ReadError, acquire},
+    message::{Message, Payload, Prefix, Presence, Version, Want},
 };
 use crate::{Block, BlockStore};
 
-/// Bytes that a reader asks for at a time while it has no long frame before it.
-const READ_BYTES: usize = 16 << 10;
 /// Blocks are put together in messages of about this length.
 const MESSAGE_BYTES: usize = 1 << 20;
-/// A message that a peer has not taken by then is given up, and the stream with it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(120);
-/// A reader says that its peer is alive once per so many bytes of a frame.
-const ALIVE_BYTES: usize = 256 << 10;
+/// A peer that does not even take so much of a message in this time takes nothing.
+const LEAST_PROGRESS: (usize, Duration) = (64 << 10, Duration::from_secs(10));
+/// Messages that say nothing; more on one stream are held against the peer.
+const MAX_EMPTY: usize = 32;
 
 /// What the tasks tell the loop.
 #[derive(Debug)]
 pub(super) enum Report {
     /// A message, its blocks hashed.
-    Message { peer: PeerId, message: Message, blocks: Vec<Block>, permit: Option<Arc<OwnedSemaphorePermit>> },
+    Message {
+        peer: PeerId,
+        message: Message,
+        blocks: Vec<Block>,
+        permit: Option<Arc<OwnedSemaphorePermit>>,
+        frame: Option<FramePermit>,
+    },
     /// A part of a long message.
     Alive(PeerId),
     /// A batch of answers was written.
-    Sent { peer: PeerId, blocks: usize, bytes: usize },
+    Sent { peer: PeerId, blocks: usize, bytes: usize, took: Duration },
+    /// The peer's stream took a message of wants.
+    WantsSent { peer: PeerId, link: u64 },
     /// The peer takes no wants.
     WantsFailed { peer: PeerId, link: u64 },
-    /// The peer takes no answers.
-    AnswersFailed { peer: PeerId, link: u64 },
+    /// The peer takes no answers, or takes them too slowly.
+    AnswersFailed { peer: PeerId, link: u64, too_slow: bool },
 }
 
 /// What a batch of answers holds.
@@ -43,6 +50,8 @@ pub(super) enum Report {
 pub(super) struct Batch {
     pub(super) blocks: Vec<(Cid, bool)>,
     pub(super) presences: Vec<Presence>,
+    /// Bytes to have in memory at a time.
+    pub(super) bytes: usize,
 }
 
 /// What every task needs.
@@ -54,120 +63,61 @@ pub(super) struct Tools {
     /// Bytes of blocks that were read and not yet taken by whoever wants them.
     pub(super) received: Arc<Semaphore>,
     pub(super) received_bytes: usize,
-    pub(super) batch_bytes: usize,
+    /// Bytes of messages that are being read, or wait for the loop.
+    pub(super) reading: Arc<Semaphore>,
 }
 
-/// Reads messages until the stream ends. What is no message ends it and is held against the peer.
-pub(super) async fn read_messages(tools: Tools, inbound: Inbound) {
+/// Reads messages until the stream ends. What is no message ends it and is held against the peer. `room` is for the
+/// bytes of this peer's frames.
+pub(super) async fn read_messages(tools: Tools, inbound: Inbound, room: Arc<Semaphore>) {
     let peer = inbound.peer;
-    let mut frames = Frames { stream: inbound.stream, buffer: BytesMut::new() };
+    let penalise = |misbehaviour| tools.world.network.penalise(peer, misbehaviour);
+    let mut frames = Frames::new(tools.clone(), peer, room, inbound.stream);
+    let mut empty = 0;
     loop {
-        let frame = match frames.next(peer, &tools.reports).await {
+        let (bytes, frame) = match frames.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return,
-            Err(ReadError::Io(error)) => return tracing::trace!(%peer, %error, "bitswap stream broke"),
+            Err(ReadError::Io(error)) => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    penalise(Misbehaviour::Silent);
+                }
+                return tracing::trace!(%peer, %error, "bitswap stream broke");
+            }
             Err(ReadError::Frame(error)) => {
                 tracing::debug!(%peer, %error, "bitswap stream refused");
-                return tools.world.network.penalise(peer, Misbehaviour::Malformed);
+                return penalise(Misbehaviour::Malformed);
             }
         };
-        let mut message = match decode(&frame) {
+        let mut message = match decode(&bytes) {
             Ok(message) => message,
             Err(error) => {
                 tracing::debug!(%peer, %error, "bitswap message refused");
-                return tools.world.network.penalise(peer, Misbehaviour::Malformed);
+                return penalise(Misbehaviour::Malformed);
             }
         };
+        if message.is_empty() {
+            empty += 1;
+            if empty > MAX_EMPTY {
+                return penalise(Misbehaviour::Violation);
+            }
+            continue;
+        }
         let payload = std::mem::take(&mut message.payload);
         let permit = match payload.is_empty() {
             true => None,
-            false => {
-                let bytes = frame.len().min(tools.received_bytes) as u32;
-                match tools.received.clone().acquire_many_owned(bytes).await {
-                    Ok(permit) => Some(Arc::new(permit)),
-                    Err(_) => return,
-                }
-            }
+            false => match acquire(&tools, peer, &tools.received, bytes.len().min(tools.received_bytes)).await {
+                Ok(permit) => Some(Arc::new(permit)),
+                Err(_) => return,
+            },
         };
         // Hashed here, on the task that reads: measured faster on few cores than any other place.
         let hash = |Payload { prefix, data }: Payload| prefix.cid(&data).map(|cid| Block { cid, data });
         let blocks = payload.into_iter().filter_map(hash).collect();
-        if tools.reports.send(Report::Message { peer, message, blocks, permit }).await.is_err() {
+        if tools.reports.send(Report::Message { peer, message, blocks, permit, frame }).await.is_err() {
             return;
         }
     }
-}
-
-enum ReadError {
-    Io(io::Error),
-    Frame(FrameError),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-struct Frames {
-    stream: BoxStream,
-    buffer: BytesMut,
-}
-
-impl Frames {
-    /// The next frame; `None` at the end of the stream. Short frames are slices of the read buffer; what is missing of
-    /// a long one is read to where it stays.
-    async fn next(&mut self, peer: PeerId, reports: &mpsc::Sender<Report>) -> Result<Option<Bytes>, ReadError> {
-        loop {
-            if let Some((bytes, prefix)) = length(&self.buffer).map_err(ReadError::Frame)? {
-                self.buffer.advance(prefix);
-                if self.buffer.len() >= bytes {
-                    return Ok(Some(self.buffer.split_to(bytes).freeze()));
-                }
-                let mut have = self.buffer.len();
-                let mut frame = BytesMut::zeroed(bytes);
-                frame[..have].copy_from_slice(&self.buffer);
-                self.buffer.clear();
-                let mut told = have;
-                while have < bytes {
-                    let read = self.stream.read(&mut frame[have..]).await?;
-                    if read == 0 {
-                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                    }
-                    have += read;
-                    if have - told >= ALIVE_BYTES {
-                        told = have;
-                        // Only a hint: when the loop is busy it may be left out.
-                        let _ = reports.try_send(Report::Alive(peer));
-                    }
-                }
-                return Ok(Some(frame.freeze()));
-            }
-            let have = self.buffer.len();
-            self.buffer.resize(have + READ_BYTES, 0);
-            let read = self.stream.read(&mut self.buffer[have..]).await?;
-            self.buffer.truncate(have + read);
-            if read == 0 {
-                return if have == 0 { Ok(None) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
-            }
-        }
-    }
-}
-
-/// Length of the frame at the start of `buffer` and of its prefix.
-fn length(buffer: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
-    let mut value = 0usize;
-    for (index, &byte) in buffer.iter().enumerate().take(4) {
-        value |= usize::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            if value > MAX_MESSAGE_BYTES {
-                return Err(FrameError::TooLong { bytes: value, max_bytes: MAX_MESSAGE_BYTES });
-            }
-            return Ok(Some((value, index + 1)));
-        }
-    }
-    // Four bytes hold lengths up to 256 MiB, far over the limit.
-    if buffer.len() < 4 { Ok(None) } else { Err(FrameError::Prefix) }
 }
 
 /// A stream to a peer that is opened when needed and once more when it breaks.
@@ -181,7 +131,8 @@ impl Outbound {
     async fn write(&mut self, message: &Message) -> io::Result<()> {
         let had_stream = self.stream.is_some();
         match self.try_write(message).await {
-            Err(_) if had_stream => self.try_write(message).await,
+            // One that takes nothing will not do so on another stream.
+            Err(error) if had_stream && error.kind() != io::ErrorKind::TimedOut => self.try_write(message).await,
             result => result,
         }
     }
@@ -195,32 +146,44 @@ impl Outbound {
                 (Version::of(opened.protocol), opened.stream)
             }
         };
-        let slices = encode(message, version);
         let clock = &*self.tools.world.clock;
-        let write = async {
-            for slice in &slices {
-                stream.write_all(slice).await?;
+        let too_slow = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let (mut taken, mut deadline) = (0, clock.now() + LEAST_PROGRESS.1);
+        for slice in encode(message, version) {
+            let mut rest = &slice[..];
+            while !rest.is_empty() {
+                let wrote = timeout_at(clock, deadline, stream.write(rest)).await.map_err(too_slow)??;
+                rest = &rest[wrote..];
+                taken += wrote;
+                if wrote == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                if taken >= LEAST_PROGRESS.0 {
+                    (taken, deadline) = (0, clock.now() + LEAST_PROGRESS.1);
+                }
             }
-            stream.flush().await
-        };
-        timeout_at(clock, clock.now() + WRITE_TIMEOUT, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        }
+        timeout_at(clock, clock.now() + LEAST_PROGRESS.1, stream.flush()).await.map_err(too_slow)??;
         self.stream = Some((version, stream));
         Ok(())
     }
 }
 
-/// Writes wants as they come, all that wait in one message.
+/// Writes wants as they come. The first message says that what the peer knew of earlier is void.
 pub(super) async fn write_wants(tools: Tools, peer: PeerId, link: u64, mut queue: mpsc::Receiver<Vec<Want>>) {
     let mut outbound = Outbound { tools: tools.clone(), peer, stream: None };
-    while let Some(mut wants) = queue.recv().await {
-        while let Ok(mut more) = queue.try_recv() {
-            wants.append(&mut more);
-        }
-        if let Err(error) = outbound.write(&Message { wants, ..Message::default() }).await {
-            tracing::debug!(%peer, %error, "wants not sent");
-            // The loop is gone when this fails, and nobody needs to know.
-            let _ = tools.reports.send(Report::WantsFailed { peer, link }).await;
-            return;
+    let mut full = true;
+    while let Some(wants) = queue.recv().await {
+        let written = outbound.write(&Message { full, wants, ..Message::default() }).await;
+        full = false;
+        let report = match &written {
+            Ok(()) => Report::WantsSent { peer, link },
+            Err(_) => Report::WantsFailed { peer, link },
+        };
+        // The loop is gone when this fails, and nobody needs to know.
+        let _ = tools.reports.send(report).await;
+        if let Err(error) = written {
+            return tracing::debug!(%peer, %error, "wants not sent");
         }
     }
 }
@@ -236,19 +199,22 @@ struct Piece {
 /// Reads one piece while it writes the one before.
 pub(super) async fn write_answers(tools: Tools, peer: PeerId, link: u64, mut queue: mpsc::Receiver<Batch>) {
     let mut outbound = Outbound { tools: tools.clone(), peer, stream: None };
-    let mut rest = VecDeque::new();
-    let (mut blocks, mut bytes) = (0, 0);
+    let mut rest = Rest::default();
+    let (mut blocks, mut bytes, mut begun) = (0, 0, None);
     let mut piece = read_piece(&tools, &mut rest, &mut queue).await;
     while let Some(current) = piece {
         blocks += current.blocks;
         bytes += current.bytes;
+        let now = tools.world.clock.now();
+        let since = *begun.get_or_insert(now);
         let write = async {
             for message in &current.messages {
                 outbound.write(message).await?;
             }
             if current.ends_batch {
-                let report = Report::Sent { peer, blocks, bytes };
-                (blocks, bytes) = (0, 0);
+                let took = tools.world.clock.now().since(since);
+                let report = Report::Sent { peer, blocks, bytes, took };
+                (blocks, bytes, begun) = (0, 0, None);
                 tools.reports.send(report).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
             }
             Ok::<_, io::Error>(())
@@ -262,27 +228,31 @@ pub(super) async fn write_answers(tools: Tools, peer: PeerId, link: u64, mut que
         };
         if let Err(error) = written {
             tracing::debug!(%peer, %error, "answers not sent");
-            let _ = tools.reports.send(Report::AnswersFailed { peer, link }).await;
+            let too_slow = error.kind() == io::ErrorKind::TimedOut;
+            let _ = tools.reports.send(Report::AnswersFailed { peer, link, too_slow }).await;
             return;
         }
         piece = next;
     }
 }
 
-async fn read_piece(
-    tools: &Tools,
-    rest: &mut VecDeque<(Cid, bool)>,
-    queue: &mut mpsc::Receiver<Batch>,
-) -> Option<Piece> {
+/// What is still to be read of a batch.
+#[derive(Default)]
+struct Rest {
+    blocks: VecDeque<(Cid, bool)>,
+    piece_bytes: usize,
+}
+
+async fn read_piece(tools: &Tools, rest: &mut Rest, queue: &mut mpsc::Receiver<Batch>) -> Option<Piece> {
     let mut first = Message::default();
-    if rest.is_empty() {
+    if rest.blocks.is_empty() {
         let batch = queue.recv().await?;
-        rest.extend(batch.blocks);
+        *rest = Rest { blocks: batch.blocks.into(), piece_bytes: batch.bytes };
         first.presences = batch.presences;
     }
     let mut piece = Piece { messages: Vec::new(), blocks: 0, bytes: 0, ends_batch: true };
-    if !rest.is_empty() {
-        let (store, limit, cids) = (tools.store.store().clone(), tools.batch_bytes, std::mem::take(rest));
+    if !rest.blocks.is_empty() {
+        let (store, limit, cids) = (tools.store.store().clone(), rest.piece_bytes, std::mem::take(&mut rest.blocks));
         let read = move || {
             let (mut got, mut bytes, mut cids) = (Vec::new(), 0, cids);
             while bytes < limit
@@ -295,7 +265,7 @@ async fn read_piece(
             (got, cids)
         };
         let (got, left) = offload(&*tools.world.offload, read).await.ok()?;
-        *rest = left;
+        rest.blocks = left;
         for (cid, say_no, data) in got {
             let Some(data) = data else {
                 if say_no {
@@ -320,6 +290,6 @@ async fn read_piece(
     if !first.is_empty() {
         piece.messages.insert(0, first);
     }
-    piece.ends_batch = rest.is_empty();
+    piece.ends_batch = rest.blocks.is_empty();
     Some(piece)
 }

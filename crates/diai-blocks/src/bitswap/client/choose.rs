@@ -3,7 +3,7 @@
 use cid::Cid;
 use diai_core::{Instant, PeerId};
 
-use super::{ClientMachine, ClientOutput};
+use super::{ClientMachine, ClientOutput, Open};
 use crate::{
     bitswap::{
         message::{Want, WantKind},
@@ -32,17 +32,18 @@ impl ClientMachine {
         let bytes = (peer.in_flight * peer.block_bytes) < self.config.max_bytes_per_peer;
         peer.in_flight < peer.window
             && (bytes || peer.in_flight < 2)
-            && peer.standing.len() < self.config.max_wants_per_peer
+            && peer.unanswered() < self.config.max_wants_per_peer
     }
 
     /// Asks somebody for `hash`. `false` if all who might have it are busy.
     fn place(&mut self, now: Instant, hash: Multihash) -> bool {
         let Some(open) = self.open.get(&hash).filter(|open| open.asked.is_none()) else { return true };
-        let of_sessions = open.sessions.iter().filter_map(|id| self.sessions.get(id)).flat_map(|state| &state.holders);
+        let sessions = open.sessions.iter().filter_map(|id| self.sessions.get(id));
+        let of_sessions = sessions.flat_map(|session| session.holders.keys());
         let mut best: Option<(usize, PeerId)> = None;
         let mut busy = false;
         for id in open.holders.iter().chain(of_sessions) {
-            let Some(peer) = self.peers.get(id).filter(|_| !open.refused.contains(id)) else { continue };
+            let Some(peer) = self.peers.get(id).filter(|_| open.may_have(id)) else { continue };
             if !self.has_room(peer) {
                 busy = true;
                 continue;
@@ -56,7 +57,7 @@ impl ClientMachine {
         match best {
             Some((_, id)) => self.ask(now, hash, id),
             None if busy => return false,
-            None => self.discover(now, hash),
+            None => return self.discover(now, hash),
         }
         true
     }
@@ -68,8 +69,7 @@ impl ClientMachine {
             peer.alive = now;
         }
         peer.in_flight += 1;
-        peer.standing.insert(hash);
-        peer.outbox.push(want(open.cid, open.priority, WantKind::Block));
+        peer.tell(want(open.cid, open.priority, WantKind::Block));
         open.asked = Some(id);
         open.probing.remove(&id);
         open.standing.insert(id);
@@ -84,20 +84,22 @@ impl ClientMachine {
         self.deadlines.insert((deadline, hash));
     }
 
-    /// Nobody is known to have it: the most promising peer gets a want-block, others a want-have.
-    fn discover(&mut self, now: Instant, hash: Multihash) {
-        let Some(open) = self.open.get(&hash) else { return };
-        let untried = |id: &PeerId| !open.refused.contains(id) && !open.standing.contains(id);
-        let mut candidates: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| untried(id) && peer.standing.len() < self.config.max_wants_per_peer)
-            .collect();
-        candidates.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.delivered));
+    /// Nobody is known to have it: the most promising peer gets a want-block, others a want-have. `false` if all whom
+    /// it could be asked of are busy.
+    fn discover(&mut self, now: Instant, hash: Multihash) -> bool {
+        let Some(open) = self.open.get(&hash) else { return true };
+        let untried = |id: &PeerId| open.may_have(id) && !open.standing.contains(id);
+        let untried: Vec<_> = self.peers.iter().filter(|(id, _)| untried(id)).collect();
+        let mut candidates = untried.clone();
+        candidates.retain(|(_, peer)| peer.unanswered() < self.config.max_wants_per_peer);
+        candidates.sort_by_key(|(_, peer)| (peer.stalled, std::cmp::Reverse(peer.delivered)));
         let first = candidates.iter().find(|(_, peer)| self.has_room(peer)).map(|(id, _)| **id);
         let others: Vec<_> =
             candidates.iter().map(|(id, _)| **id).filter(|id| Some(*id) != first).take(self.config.broadcast).collect();
-        let Some(open) = self.open.get_mut(&hash) else { return };
+        if first.is_none() && others.is_empty() && open.probing.is_empty() && !untried.is_empty() {
+            return false;
+        }
+        let Some(open) = self.open.get_mut(&hash) else { return true };
         if first.is_none() && others.is_empty() {
             if !open.probing.is_empty() {
                 self.set_deadline(hash, now + self.config.probe_timeout);
@@ -106,12 +108,11 @@ impl ClientMachine {
                 let (sessions, cid) = (open.sessions.clone(), open.cid);
                 self.outputs.push_back(ClientOutput::Exhausted { sessions, cid });
             }
-            return;
+            return true;
         }
         for id in &others {
             let Some(peer) = self.peers.get_mut(id) else { continue };
-            peer.standing.insert(hash);
-            peer.outbox.push(want(open.cid, open.priority, WantKind::Have));
+            peer.tell(want(open.cid, open.priority, WantKind::Have));
             open.probing.insert(*id);
             open.standing.insert(*id);
         }
@@ -119,6 +120,14 @@ impl ClientMachine {
             Some(id) => self.ask(now, hash, id),
             None => self.set_deadline(hash, now + self.config.probe_timeout),
         }
+        true
+    }
+}
+
+impl Open {
+    /// Whether `id` has not said no, nor been silent about it.
+    fn may_have(&self, id: &PeerId) -> bool {
+        !self.refused.contains(id) && !self.silent.contains(id)
     }
 }
 
