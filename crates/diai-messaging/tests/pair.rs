@@ -526,3 +526,17 @@ fn a_side_with_nothing_open_does_not_wait_for_the_bye_of_one_that_may_be_dead() 
     pair.caller.handle(pair.now, Input::Timeout).unwrap();
     assert!(pair.caller.is_done());
 }
+
+#[test]
+fn a_cancel_that_a_dead_peer_never_hears_holds_up_no_end() {
+    let mut pair = Pair::new();
+    let key = pair.whole(1);
+    pair.serve();
+    pair.caller.handle(pair.now, Input::Cancel(key)).unwrap();
+    pair.caller.handle(pair.now, Input::ShutDown).unwrap();
+    let mut lost = Vec::new();
+    pair.caller.encode(pair.now, &mut lost, 1 << 20);
+    pair.now = pair.caller.poll_timeout();
+    pair.caller.handle(pair.now, Input::Timeout).unwrap();
+    assert!(pair.caller.is_done());
+}

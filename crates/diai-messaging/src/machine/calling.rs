@@ -298,6 +298,11 @@ impl Calling {
         self.ids.clear();
     }
 
+    /// Whether nobody waits for an answer any more: calls that were cancelled are open until the other side has heard.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.calls.values().all(|call| call.cancelled)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }

@@ -393,7 +393,7 @@ impl Session {
 
     /// With nothing open, the other side's bye is only a courtesy: whoever may be dead is not waited for.
     fn farewell(&mut self, now: Instant) {
-        if self.calling.is_empty() && self.serving.is_empty() {
+        if self.calling.is_given_up() && self.serving.is_empty() {
             self.waited = true;
         } else {
             self.common.timers.insert((now + FAREWELL, Timer::Farewell));
@@ -503,8 +503,7 @@ impl Session {
     /// time for it, and nothing is open.
     pub fn is_done(&self) -> bool {
         self.bye_sent
-            && (self.bye_heard || self.waited)
-            && self.calling.is_empty()
+            && (self.waited || self.bye_heard && self.calling.is_empty())
             && self.serving.is_empty()
             && self.common.outbound.is_empty()
     }
