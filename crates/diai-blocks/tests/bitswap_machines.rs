@@ -269,7 +269,7 @@ fn blocks_that_a_peer_owed_before_it_went_and_came_back_are_welcome() {
 fn wants_that_a_peer_has_answered_leave_room_for_others_and_the_oldest_are_ended() {
     let mut hand = Hand::new(1);
     let cids: Vec<_> = (0..1000).map(|number| block(&number.to_string()).cid).collect();
-    hand.say(ClientInput::Want { session: 1, cids: cids });
+    hand.say(ClientInput::Want { session: 1, cids });
     let (mut exhausted, mut ended) = (0, 0);
     loop {
         let outputs = hand.outputs();

@@ -405,7 +405,12 @@ fn hostile_shards_are_refused() {
         let links = names.iter().map(|name| Link { cid: leaf, name: (*name).into(), tsize: 1 }).collect();
         put(&blocks, Node { links, data: Some(data.encode()) })
     };
-    assert_eq!(block_on(unixfs::entries(&blocks, shard(256, &[2], &["01a"]), 10)).unwrap()[0].name, "a");
+    // The hash of `a` begins with 0x85.
+    let mut bits = [0; 17];
+    bits[0] = 1 << 5;
+    assert_eq!(block_on(unixfs::entries(&blocks, shard(256, &bits, &["85a"]), 10)).unwrap()[0].name, "a");
+    let misplaced = block_on(unixfs::entries(&blocks, shard(256, &[2], &["01a"]), 10));
+    assert!(matches!(misplaced, Err(ReadError::Malformed { .. })), "{misplaced:?}");
     for root in [
         shard(0, &[], &[]),
         shard(7, &[2], &["1a"]),
@@ -442,4 +447,32 @@ fn hostile_shards_are_refused() {
         );
     }
     assert!(matches!(block_on(unixfs::entries(&blocks, root, 10)), Err(ReadError::Malformed { .. })));
+}
+
+#[test]
+fn a_few_shards_that_are_linked_many_times_end_at_once() {
+    let blocks = store();
+    let leaf = raw(&blocks, b"x");
+    let shard = |links: Vec<Link>| {
+        let data = UnixFs {
+            data: Some(Bytes::copy_from_slice(if links.is_empty() { &[] } else { &[0xff; 32] })),
+            hash_type: Some(0x22),
+            fanout: Some(256),
+            ..UnixFs::new(Kind::Shard)
+        };
+        put(&blocks, Node { links, data: Some(data.encode()) })
+    };
+    let all = |cid: Cid, name: &str| {
+        let link = |index| Link { cid, name: format!("{index:02X}{name}"), tsize: 1 };
+        shard((0..256).map(link).collect())
+    };
+    for mut root in [shard(Vec::new()), all(leaf, "one name in all places")] {
+        for _ in 0..7 {
+            root = all(root, "");
+        }
+        let refused = block_on(unixfs::entries(&blocks, root, 1 << 20));
+        assert!(matches!(refused, Err(ReadError::Malformed { .. })), "{refused:?}");
+    }
+    // A folder without entries may be one empty shard.
+    assert_eq!(block_on(unixfs::entries(&blocks, shard(Vec::new()), 10)).unwrap(), []);
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use super::{
     SegmentStore,
-    index::Place,
+    index::{Place, Segment},
     key::Key,
     record::{Group, Kind, SEGMENT_MAGIC, Scanner},
     segment::{Failed, segment_path},
@@ -15,6 +15,9 @@ use super::{
 const STEP_BYTES: usize = 8 << 20;
 /// What is written at once, while writers wait.
 const GROUP_BYTES: usize = 2 << 20;
+
+/// Tombstones in closed segments may take this share of the files.
+const TOMBSTONE_SHARE: u64 = 4;
 
 /// A segment that is being emptied.
 pub(super) struct Compaction {
@@ -59,17 +62,23 @@ impl SegmentStore {
         Ok(true)
     }
 
-    /// The closed segment with the most dead bytes, if more than half of it is dead.
+    /// The closed segment with the most bytes to be gained, if more than half of it is. Tombstones are no gain while an
+    /// older segment may hold what they bury: when there are too many of them, it is the oldest segment that goes.
     fn choose(&self) -> Result<Option<Compaction>, Failed> {
         let written = self.writer.lock().segment;
         let index = self.index.read();
-        let dead = |bytes: u64, live: u64| bytes.saturating_sub(live + SEGMENT_MAGIC.len() as u64);
-        let candidates = index.segments.iter().filter(|(id, segment)| {
-            **id != written
-                && !segment.kept
-                && dead(segment.bytes, segment.live) * 2 > segment.bytes - SEGMENT_MAGIC.len() as u64
-        });
-        let Some((&segment, chosen)) = candidates.max_by_key(|(_, segment)| dead(segment.bytes, segment.live)) else {
+        let closed = || index.segments.iter().filter(|(id, segment)| **id != written && !segment.kept);
+        let oldest = index.segments.keys().next();
+        let gain = |(id, segment): &(&u32, &Segment)| {
+            let needed = if Some(*id) == oldest { 0 } else { segment.tombstones };
+            segment.bytes.saturating_sub(segment.live + needed + SEGMENT_MAGIC.len() as u64)
+        };
+        let half = |(_, segment): &(&u32, &Segment)| (segment.bytes - SEGMENT_MAGIC.len() as u64) / 2;
+        let mostly_dead = closed().filter(|segment| gain(segment) > half(segment)).max_by_key(gain);
+        let tombstones: u64 =
+            closed().filter(|(id, _)| Some(*id) != oldest).map(|(_, segment)| segment.tombstones).sum();
+        let many = tombstones > index.file_bytes / TOMBSTONE_SHARE;
+        let Some((&segment, chosen)) = mostly_dead.or_else(|| closed().next().filter(|_| many)) else {
             return Ok(None);
         };
         let scanner = Scanner::new(chosen.file.clone(), SEGMENT_MAGIC.len() as u64)?;

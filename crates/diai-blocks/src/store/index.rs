@@ -27,6 +27,8 @@ pub(super) struct Segment {
     pub(super) bytes: u64,
     /// Bytes of the records that the index points to.
     pub(super) live: u64,
+    /// Bytes of its tombstones.
+    pub(super) tombstones: u64,
     /// Compaction found it damaged and leaves it alone.
     pub(super) kept: bool,
 }
@@ -34,7 +36,7 @@ pub(super) struct Segment {
 impl Index {
     pub(super) fn add_segment(&mut self, id: u32, file: Arc<dyn DiskFile>, bytes: u64) {
         self.file_bytes += bytes;
-        self.segments.insert(id, Segment { file, bytes, live: 0, kept: false });
+        self.segments.insert(id, Segment { file, bytes, live: 0, tombstones: 0, kept: false });
     }
 
     pub(super) fn drop_segment(&mut self, id: u32) {
@@ -61,6 +63,13 @@ impl Index {
             segment.live += record_bytes(&key, place.data_len);
             self.data_bytes += u64::from(place.data_len);
             self.blocks.insert(key, place);
+        }
+    }
+
+    /// Notes that the tombstone of `key` lies in `segment`.
+    pub(super) fn buried(&mut self, key: &Key, segment: u32) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.tombstones += record_bytes(key, 0);
         }
     }
 

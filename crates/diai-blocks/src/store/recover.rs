@@ -155,6 +155,7 @@ fn apply(index: &mut Index, entry: LogEntry) {
         }
         Kind::Tombstone => {
             index.remove(&entry.key);
+            index.buried(&entry.key, entry.segment);
         }
     }
 }

@@ -131,8 +131,12 @@ impl SegmentStore {
         if writer.end + length > self.config.segment_bytes && writer.end > SEGMENT_MAGIC.len() as u64 {
             self.roll(writer)?;
         }
-        // What a failed write leaves behind the end is overwritten by the next.
-        writer.file.write_at(writer.end, &group.bytes)?;
+        if let Err(error) = writer.file.write_at(writer.end, &group.bytes) {
+            // What it left behind the end must not be found by the next opening; the next flush makes that durable.
+            writer.file.set_len(writer.end).map_err(|error| self.fail(error))?;
+            writer.sequence += 1;
+            return Err(error.into());
+        }
         let mut index = self.index.write();
         for Encoded { kind, key, offset, data_len, touched } in group.records {
             let offset = writer.end as u32 + offset;
@@ -146,7 +150,7 @@ impl SegmentStore {
                     index.insert(key, Place { touched, ..place });
                 }
                 // Whoever writes a tombstone has taken the block out of the index before.
-                (Kind::Tombstone, _) => {}
+                (Kind::Tombstone, _) => index.buried(&key, writer.segment),
             }
         }
         writer.end += length;

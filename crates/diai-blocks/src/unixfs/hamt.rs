@@ -1,6 +1,7 @@
 //! Folders too large for one block: a trie over the hash of the names, 256 wide.
 
 use bytes::Bytes;
+use cid::Cid;
 
 use super::{ImportError, Kind, UnixFs, data::HASH_MURMUR3, tree::Child};
 use crate::{
@@ -101,10 +102,41 @@ impl Shard {
         Some(format!("{index:0width$X}", width = self.prefix))
     }
 
-    /// Whether shards may stand below one at `level`.
-    pub(super) fn may_nest(&self, level: usize) -> bool {
-        self.bits_per_level * (level as u32 + 2) <= 64
+    /// The shards below and the entries here of the shard at `place`, or what is wrong with it. Each entry must stand where
+    /// its hash belongs, and a shard below the root must have something: else a few shards that are each linked many
+    /// times make a trie without end.
+    pub(super) fn split(self, place: Option<Place>) -> Result<(Vec<(Cid, Place)>, Vec<Link>), &'static str> {
+        if place.is_some() && self.links.is_empty() {
+            return Err("a shard of a folder is empty");
+        }
+        let Place { bits, hash } = place.unwrap_or(Place { bits: 0, hash: 0 });
+        let bits = bits + self.bits_per_level;
+        if bits > 64 {
+            return Err("the folder's shards nest too deep");
+        }
+        let (mut nested, mut named) = (Vec::new(), Vec::new());
+        for link in self.links {
+            let (index, name) = link.name.split_at(self.prefix);
+            let index = u64::from_str_radix(index, 16).map_err(|_| "a link of a folder's shard has no place")?;
+            // Checked above: of the first shard's bits there are fewer than 64.
+            let hash = (hash << self.bits_per_level) | index;
+            if name.is_empty() {
+                nested.push((link.cid, Place { bits, hash }));
+            } else if murmur3(name.as_bytes()) >> (64 - bits) != hash {
+                return Err("an entry of a folder stands in a shard where it does not belong");
+            } else {
+                named.push(Link { name: name.to_owned(), ..link });
+            }
+        }
+        Ok((nested, named))
     }
+}
+
+/// Where in the trie a shard stands: the leading bits of the hashes below it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    bits: u32,
+    hash: u64,
 }
 
 /// The first half of MurmurHash3 x64 128.

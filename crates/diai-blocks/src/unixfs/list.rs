@@ -4,7 +4,7 @@ use futures::{Stream, StreamExt, stream};
 use super::{
     Kind, MAX_DEPTH, PREFETCH, ReadError,
     frontier::Frontier,
-    hamt::{Shard, murmur3},
+    hamt::{Place, Shard, murmur3},
     read::unixfs_node,
 };
 use crate::{BlockSource, dag_pb::Link};
@@ -34,22 +34,17 @@ pub fn list<'a>(
     let mut frontier = Frontier::new(source, PREFETCH);
     frontier.push_front([(cid, None)].into_iter());
     let groups = stream::try_unfold(frontier, |mut frontier| async move {
-        let Some((cid, level, fetched)) = frontier.next().await else { return Ok(None) };
+        let Some((cid, place, fetched)) = frontier.next().await else { return Ok(None) };
         let (node, unixfs) = unixfs_node(cid, &fetched?)?;
-        let level: Option<usize> = level;
-        let links = match (unixfs.kind, level) {
+        let place: Option<Place> = place;
+        let links = match (unixfs.kind, place) {
             (Kind::Folder, None) => node.links,
             (Kind::Shard, _) => {
-                let level = level.unwrap_or(0);
-                let shard = Shard::check(node, &unixfs).map_err(|what| ReadError::Malformed { cid, what })?;
-                let (nested, named): (Vec<Link>, Vec<Link>) =
-                    shard.links.iter().cloned().partition(|link| link.name.len() == shard.prefix);
-                if !nested.is_empty() && !shard.may_nest(level) {
-                    return Err(ReadError::Malformed { cid, what: "the folder's shards nest too deep" });
-                }
-                frontier.push_front(nested.into_iter().map(|link| (link.cid, Some(level + 1))));
-                let strip = |link: Link| Link { name: link.name[shard.prefix..].to_owned(), ..link };
-                named.into_iter().map(strip).collect()
+                let malformed = |what| ReadError::Malformed { cid, what };
+                let shard = Shard::check(node, &unixfs).map_err(malformed)?;
+                let (nested, named) = shard.split(place).map_err(malformed)?;
+                frontier.push_front(nested.into_iter().map(|(cid, place)| (cid, Some(place))));
+                named
             }
             _ => return Err(ReadError::NotAFolder { cid }),
         };

@@ -9,7 +9,7 @@ use std::{
 
 use diai_core::{Disk, DiskFile, DiskLock, Entry, OpenMode, memory::MemoryDisk};
 
-/// A disk whose syncs can be held up, or made to fail.
+/// A disk whose syncs can be held up or made to fail, and whose writes can fail after they were made.
 #[derive(Clone, Default)]
 pub(crate) struct FaultyDisk {
     inner: MemoryDisk,
@@ -19,6 +19,7 @@ pub(crate) struct FaultyDisk {
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) failing: AtomicBool,
+    pub(crate) failing_writes: AtomicBool,
     /// Once set, told when a sync begins, which then waits for the gate.
     pub(crate) entered: Mutex<Option<Sender<()>>>,
     pub(crate) gate: Mutex<()>,
@@ -81,7 +82,9 @@ impl DiskFile for FaultyFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.inner.write_at(offset, data)
+        self.inner.write_at(offset, data)?;
+        let failing = self.faults.failing_writes.load(Ordering::Acquire);
+        if failing { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
