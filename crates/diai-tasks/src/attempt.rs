@@ -1,7 +1,9 @@
 //! One award of a task to one worker, from the call to the verified result.
 
+use std::{future::Future, pin::pin, time::Duration};
+
 use bytes::Bytes;
-use diai_core::{AgentId, CallError, CallOptions, Instant, Misbehaviour, Priority, Refusal, timeout_at};
+use diai_core::{AgentId, CallError, CallOptions, Clock, Misbehaviour, Priority, Refusal, timeout_at};
 use diai_identity::Signed;
 use futures::{StreamExt, future::join_all};
 
@@ -16,6 +18,8 @@ use crate::{
     requester::{Order, Requester},
 };
 
+/// A lease is counted in so many parts.
+const SLICES: u32 = 6;
 /// Reports of a task running here that may wait to be looked at.
 const MAX_REPORTS: usize = 16;
 
@@ -62,7 +66,7 @@ impl<'a> Attempt<'a> {
         };
         let (context, mut reports) = TaskContext::new(MAX_REPORTS);
         let job = Job { task: self.order.task, spec: self.order.spec.clone(), from: self.agent, context, proofs: None };
-        let mut run = std::pin::pin!(performer.perform(job, self.id, admission));
+        let mut run = pin!(performer.perform(job, self.id, admission));
         let ended = loop {
             tokio::select! {
                 biased;
@@ -90,23 +94,21 @@ impl<'a> Attempt<'a> {
         };
         let body = codec::encode_award(self.id, self.order.spec_bytes.clone(), &self.proofs().await);
         let open = self.requester.calls.call_streaming(self.agent, RUN_SERVICE, body, options);
-        let mut until: Instant = clock.now() + lease;
-        let mut parts = match timeout_at(clock, until, open).await {
-            Ok(Ok(parts)) => parts,
-            Ok(Err(error)) => return not_taken(error),
-            Err(_) => return self.silent(),
+        let mut parts = match within(clock, lease, open).await {
+            Some(Ok(parts)) => parts,
+            Some(Err(error)) => return not_taken(error),
+            None => return self.silent(),
         };
         let mut accepted = false;
         loop {
-            let part = match timeout_at(clock, until, parts.next()).await {
-                Err(_) => return self.silent(),
-                Ok(None) => return lost("it ended its answer without a result"),
-                Ok(Some(Err(error))) if accepted => return lost(&error.to_string()),
-                Ok(Some(Err(error))) => return not_taken(error),
-                Ok(Some(Ok(part))) => part,
+            let part = match within(clock, lease, parts.next()).await {
+                None => return self.silent(),
+                Some(None) => return lost("it ended its answer without a result"),
+                Some(Some(Err(error))) if accepted => return lost(&error.to_string()),
+                Some(Some(Err(error))) => return not_taken(error),
+                Some(Some(Ok(part))) => part,
             };
             accepted = true;
-            until = clock.now() + lease;
             match codec::decode_part(part) {
                 Ok(Part::Accepted | Part::KeepAlive) => {}
                 Ok(Part::Progress(progress)) => self.report(Interim::Progress(progress)),
@@ -221,6 +223,22 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// What `work` gives within `lease`, or `None`. The lease is counted in slices, and one that ends late is not counted at
+/// all: then it was this side that stood still, and what the worker sent meanwhile may only be waiting to be read.
+async fn within<T>(clock: &dyn Clock, lease: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let slice = lease / SLICES;
+    let mut passed = 0;
+    while passed < SLICES {
+        let due = clock.now() + slice;
+        if let Ok(done) = timeout_at(clock, due, work.as_mut()).await {
+            return Some(done);
+        }
+        passed += u32::from(clock.now().since(due) < slice);
+    }
+    None
+}
+
 fn lost(reason: &str) -> Ended {
     Ended::Missed(Miss::Lost(reason.to_owned()))
 }
@@ -242,5 +260,57 @@ fn miss(fault: HostFault) -> Miss {
         HostFault::NotFound { cid, asked } => Miss::NotFound { cid, asked },
         HostFault::NotAllowed { reason } => Miss::NotAllowed(reason),
         HostFault::Unavailable { reason } => Miss::Lost(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::{
+        WallTime,
+        memory::{AgentSpec, Sim},
+    };
+
+    use super::*;
+
+    /// Stands still for `stall` whenever it is asked to sleep for the first time.
+    struct Stalling {
+        clock: std::sync::Arc<dyn Clock>,
+        stall: std::sync::Mutex<Option<Duration>>,
+    }
+
+    impl Clock for Stalling {
+        fn now(&self) -> diai_core::Instant {
+            self.clock.now()
+        }
+
+        fn wall(&self) -> WallTime {
+            self.clock.wall()
+        }
+
+        fn sleep_until(&self, until: diai_core::Instant) -> diai_core::BoxFuture<'static, ()> {
+            let stall = self.stall.lock().unwrap().take().unwrap_or_default();
+            self.clock.sleep_until(until + stall)
+        }
+    }
+
+    #[test]
+    fn a_lease_runs_out_but_not_by_a_stall_of_this_side() {
+        const LEASE: Duration = Duration::from_secs(3);
+        let sim = Sim::new(1);
+        let world = sim.join(AgentSpec::example(1));
+        let late = world.clock.clone();
+        let clock = |stall| Stalling { clock: world.clock.clone(), stall: std::sync::Mutex::new(stall) };
+        let (punctual, stalling) = (clock(None), clock(Some(Duration::from_secs(60))));
+        sim.run(async move {
+            let began = punctual.now();
+            assert_eq!(within(&punctual, LEASE, std::future::pending::<()>()).await, None);
+            assert_eq!(punctual.now().since(began), LEASE);
+            let due = late.now() + Duration::from_secs(61);
+            let word = async {
+                late.sleep_until(due).await;
+                "alive"
+            };
+            assert_eq!(within(&stalling, LEASE, word).await, Some("alive"));
+        });
     }
 }
