@@ -2,7 +2,7 @@ use std::{fmt, io, sync::Arc, time::Duration};
 
 use diai_core::{BoxFuture, Clock, Disk, Entropy, Offload, PeerId, World};
 use diai_identity::Identity;
-use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::{ConnectionId, NetworkBehaviour};
 
 use crate::{
     Config,
@@ -95,6 +95,18 @@ impl Behaviour {
     /// Notes a round-trip time that the swarm's owner measured, by libp2p's ping for one.
     pub fn observe_rtt(&self, peer: PeerId, rtt: Duration) {
         self.streams.set_rtt(peer, rtt);
+    }
+
+    /// Closes a connection on which the peer has not answered for too long, as the swarm's owner found out, by libp2p's
+    /// ping for one. A peer that vanished without a farewell is noticed by this alone: its TCP connection would stand
+    /// for a quarter of an hour.
+    pub fn observe_silence(&self, peer: PeerId, connection: ConnectionId) {
+        self.streams.close(peer, connection);
+    }
+
+    /// The peers that showed where they are, the one met last first.
+    pub(crate) fn met(&self) -> Vec<PeerId> {
+        self.streams.met()
     }
 
     /// Writes addresses and records that are not written yet; they are also written by themselves within seconds. To be

@@ -31,15 +31,20 @@ pub struct Config {
 /// Caps on peers and streams.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections that may be established, in all. Default 400, about 100 KiB each at rest.
+    /// Connections that may be established, in all. Default 400, about 100 KiB each at rest. A quarter is for those that
+    /// this device dials itself.
     pub connections: u32,
     /// Connections that may be established to one peer. Default 4: both sides may dial at once over TCP and QUIC.
     pub connections_per_peer: u32,
+    /// Connections that may come from one host (of IPv6: from one /64 network); loopback is not counted. Default 64:
+    /// whoever comes from one address takes no more than a part, but several devices may share it.
+    pub connections_per_host: usize,
     /// Connections that may be pending in each direction. Default 64.
     pub pending_connections: u32,
     /// No connection is accepted while the process holds more bytes than this. Default none.
     pub process_bytes: Option<usize>,
-    /// Certified peers whose connection is kept although nobody uses it. Default 32.
+    /// Certified peers whose connection is kept although nobody uses it, first those that this device dialled. Default
+    /// 32.
     pub kept_connections: usize,
     /// Streams that this device may have open to one peer. Default 256, below what Yamux and QUIC allow.
     pub streams_per_peer: usize,
@@ -90,6 +95,7 @@ impl Default for Limits {
         Self {
             connections: 400,
             connections_per_peer: 4,
+            connections_per_host: 64,
             pending_connections: 64,
             process_bytes: None,
             kept_connections: 32,

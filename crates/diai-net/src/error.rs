@@ -40,6 +40,16 @@ pub enum StartError {
     },
 }
 
+/// A connection was refused because its host has too many already; the cause in libp2p's `ConnectionDenied`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{limit} connections of one host are open already; raise `connections_per_host` if that is one network of many"
+)]
+pub struct Crowded {
+    /// The cap.
+    pub limit: usize,
+}
+
 /// A connection was refused because the peer misbehaved; the cause in libp2p's `ConnectionDenied`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{peer} is cut off for misbehaviour")]

@@ -18,7 +18,7 @@
 //!
 //! | what | limit |
 //! |---|---|
-//! | connections | 400, of one peer 4 |
+//! | connections | 400, of them incoming 300, of one host 64, of one peer 4 |
 //! | streams opened to one peer | 256 |
 //! | streams of one peer, per acceptor | `AcceptOptions::max_per_peer` |
 //! | time to open a stream, to say hello | 10 s each |
@@ -66,5 +66,5 @@ mod transport;
 
 pub use behaviour::{Behaviour, Event, Parts};
 pub use config::{Config, DhtConfig, Limits};
-pub use error::{CutOff, StartError};
+pub use error::{Crowded, CutOff, StartError};
 pub use net::Net;

@@ -1,9 +1,4 @@
-use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use diai_core::{Multiaddr, PeerId, World};
 use diai_identity::Identity;
@@ -27,8 +22,7 @@ const REDIAL: Duration = Duration::from_secs(10);
 const ENOUGH_PEERS: usize = 4;
 /// Peers found by multicast DNS that are being dialled; more are only remembered.
 const MAX_FOUND: usize = 32;
-/// Peers met before that are dialled again when too few are left, and how many of them at a time.
-const MAX_MET: usize = 256;
+/// So many of the peers met before are dialled again at a time when too few are left.
 const MET_AT_A_TIME: usize = 4;
 /// A connection on which so many pings in turn failed is dead, whatever the operating system thinks.
 const MAX_SILENT_PINGS: u32 = 2;
@@ -108,6 +102,8 @@ fn connection_limits(limits: &Limits) -> connection_limits::ConnectionLimits {
         .with_max_pending_incoming(Some(limits.pending_connections))
         .with_max_pending_outgoing(Some(limits.pending_connections))
         .with_max_established(Some(limits.connections))
+        // Whoever comes leaves room for whom we choose ourselves.
+        .with_max_established_incoming(Some(limits.connections - limits.connections / 4))
         .with_max_established_per_peer(Some(limits.connections_per_peer))
 }
 
@@ -154,8 +150,8 @@ struct Company {
     world: World,
     /// Each with who was there last.
     contacts: Vec<(Multiaddr, Option<PeerId>)>,
-    /// Whoever was connected once, the next to be dialled again first.
-    met: VecDeque<PeerId>,
+    /// Where the next try of those who were met before starts.
+    next_met: usize,
     dials: FuturesUnordered<diai_core::BoxFuture<'static, Dialled>>,
     /// Pings in turn that failed.
     silent: BTreeMap<ConnectionId, u32>,
@@ -172,7 +168,7 @@ async fn run(mut swarm: Swarm<Node>, mut company: Company, mut asked: mpsc::Rece
             Some(dialled) = company.dials.next() => company.dialled(dialled),
             () = &mut redial => {
                 redial = clock.sleep_until(clock.now() + REDIAL);
-                company.seek();
+                company.seek(|| swarm.behaviour().diai.met());
             }
         }
     };
@@ -190,8 +186,8 @@ async fn run(mut swarm: Swarm<Node>, mut company: Company, mut asked: mpsc::Rece
 impl Company {
     fn new(world: World, contacts: Vec<Multiaddr>, remembered: Vec<PeerId>) -> Self {
         let contacts = contacts.into_iter().map(|addr| (addr, None)).collect();
-        let (met, dials) = (VecDeque::new(), FuturesUnordered::new());
-        let mut company = Self { world, contacts, met, dials, silent: BTreeMap::new() };
+        let dials = FuturesUnordered::new();
+        let mut company = Self { world, contacts, next_met: 0, dials, silent: BTreeMap::new() };
         company.meet_again(remembered);
         company
     }
@@ -213,7 +209,6 @@ impl Company {
                     }
                 }
             },
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => self.remember(peer_id),
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 self.silent.remove(&connection_id);
             }
@@ -238,15 +233,8 @@ impl Company {
 
     fn meet_again(&mut self, remembered: Vec<PeerId>) {
         for peer in remembered {
-            self.remember(peer);
             self.meet(peer, Vec::new());
         }
-    }
-
-    fn remember(&mut self, peer: PeerId) {
-        self.met.retain(|other| *other != peer);
-        self.met.push_front(peer);
-        self.met.truncate(MAX_MET);
     }
 
     fn meet(&mut self, peer: PeerId, addrs: Vec<Multiaddr>) {
@@ -258,8 +246,8 @@ impl Company {
         }
     }
 
-    /// Dials contacts, and some of those that were there before, while too few are here.
-    fn seek(&mut self) {
+    /// Dials contacts, and some of those that were met before, while too few are here.
+    fn seek(&mut self, met: impl FnOnce() -> Vec<PeerId>) {
         let network = &self.world.network;
         if network.peers().len() >= ENOUGH_PEERS || self.dials.len() >= MAX_CONTACTS {
             return;
@@ -279,9 +267,10 @@ impl Company {
                 Some((index, met.ok().map(|info| info.peer)))
             }));
         }
-        for _ in 0..MET_AT_A_TIME.min(self.met.len()) {
-            let Some(peer) = self.met.pop_front() else { break };
-            self.met.push_back(peer);
+        let met = met();
+        let start = if self.next_met < met.len() { self.next_met } else { 0 };
+        self.next_met = start + MET_AT_A_TIME;
+        for peer in met.into_iter().skip(start).take(MET_AT_A_TIME) {
             if self.world.network.peer(peer).is_none() {
                 self.meet(peer, Vec::new());
             }
@@ -317,4 +306,59 @@ async fn farewell(swarm: &mut Swarm<Node>, world: &World) {
     };
     // Peers that do not answer in time are left to their time-outs.
     let _ = diai_core::timeout_at(&*world.clock, until, closed).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::os::{FsDisk, OsClock, OsEntropy, ThreadPool};
+
+    use super::*;
+
+    async fn start(folder: &std::path::Path) -> Net {
+        let clock = Arc::new(OsClock::new());
+        let identity = Identity::generate(&OsEntropy, diai_core::Clock::wall(&*clock));
+        let disk = Arc::new(FsDisk::open(folder).unwrap());
+        let parts = Parts { clock, entropy: Arc::new(OsEntropy), disk, offload: Arc::new(ThreadPool::new(1)) };
+        Net::start(identity, parts, Config::test()).await.unwrap()
+    }
+
+    async fn all_dialled(company: &mut Company) {
+        while let Some(dialled) = company.dials.next().await {
+            company.dialled(dialled);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_contact_is_known_once_it_answered_and_whoever_was_met_is_dialled_again_in_turn() {
+        let folders = [0, 1].map(|_| std::env::temp_dir().join(format!("diai-net-contact-{}", PeerId::random())));
+        let (alice, bob) = (start(&folders[0]).await, start(&folders[1]).await);
+        let mut addr = bob.world().network.local_addrs()[0].clone();
+        addr.pop();
+        let mut company = Company::new(alice.world(), vec![addr, "/ip4/127.0.0.1/tcp/1".parse().unwrap()], Vec::new());
+        company.seek(Vec::new);
+        assert_eq!(company.dials.len(), 2);
+        all_dialled(&mut company).await;
+        let known: Vec<_> = company.contacts.iter().map(|(_, peer)| *peer).collect();
+        let bob_peer = bob.world().network.local_peer();
+        assert_eq!(
+            known,
+            [Some(bob_peer), None],
+            "the next time it is asked for by its name, which dials nobody twice"
+        );
+        let strangers: Vec<_> = (0..10).map(|_| PeerId::random()).collect();
+        let met = || [&[bob_peer], &strangers[..]].concat();
+        let mut tried = Vec::new();
+        company.next_met = 0;
+        for _ in 0..3 {
+            company.contacts.clear();
+            company.dials.clear();
+            company.seek(met);
+            tried.push(company.dials.len());
+        }
+        assert_eq!(tried, [3, 4, 3], "all but whoever is here");
+        for folder in folders {
+            // Nodes may still write.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
 }

@@ -4,8 +4,9 @@ use libp2p::{Swarm, SwarmBuilder, identity::Keypair, noise, swarm::NetworkBehavi
 
 use crate::{Config, StartError};
 
-/// Streams of one connection, ours and the peer's: above what the limits of both sides' handlers allow.
-const MAX_YAMUX_STREAMS: usize = 1024;
+/// Streams of one connection, with Yamux ours and the peer's together: above what the limits of both sides' handlers
+/// allow.
+const MAX_STREAMS: u16 = 1024;
 /// Inbound streams of one connection whose protocol is being agreed on.
 const MAX_NEGOTIATING_INBOUND: usize = 128;
 
@@ -23,6 +24,7 @@ pub(crate) fn swarm<B: NetworkBehaviour>(
         .map_err(|error| key(&error))?
         .with_quic_config(|mut quic| {
             quic.handshake_timeout = config.handshake_timeout;
+            quic.max_concurrent_stream_limit = MAX_STREAMS.into();
             quic
         })
         .with_dns()
@@ -40,6 +42,6 @@ pub(crate) fn swarm<B: NetworkBehaviour>(
 
 fn yamux() -> yamux::Config {
     let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_YAMUX_STREAMS);
+    config.set_max_num_streams(MAX_STREAMS.into());
     config
 }

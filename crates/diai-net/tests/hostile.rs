@@ -199,3 +199,22 @@ async fn the_behaviour_works_in_a_swarm_of_the_users() {
     while tasks.join_next().await.is_some() {}
     assert_eq!(within(world.network.open(node.peer(), &[OWN])).await.unwrap_err(), OpenError::Closed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_closed_when_the_owner_of_the_swarm_says_so() {
+    let (folder, who, node) = (Folder::new(), identity(), Node::start(Config::test()).await);
+    let (behaviour, world) = Behaviour::new(who.clone(), parts(&folder), &Config::test());
+    let mut swarm = swarm(who.device_keypair(), behaviour);
+    let connect = world.network.connect(node.peer(), node.addrs());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { drop(connect.await) });
+    loop {
+        match within(swarm.select_next_some()).await {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                swarm.behaviour().observe_silence(peer_id, connection_id);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, .. } if peer_id == node.peer() => break,
+            _ => {}
+        }
+    }
+}

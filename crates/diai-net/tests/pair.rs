@@ -191,3 +191,21 @@ async fn peers_met_before_a_restart_are_met_again_without_contacts() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_may_renew_their_certificates_at_once() {
+    let (alice, bob) = (Node::start(Config::test()).await, Node::start(Config::test()).await);
+    alice.meet(&bob).await;
+    let (mut alices, mut bobs) = (alice.world.network.events(), bob.world.network.events());
+    let now = alice.world.clock.wall();
+    let of_alice = alice.identity.renew_certificate(now).await.unwrap().to_bytes();
+    let of_bob = bob.identity.renew_certificate(now).await.unwrap().to_bytes();
+    let shown = |wanted| {
+        move |event| match event {
+            PeerEvent::Connected(info) => (info.certificate.as_ref() == Some(&wanted)).then_some(()),
+            _ => None,
+        }
+    };
+    event(&mut alices, shown(of_bob)).await;
+    event(&mut bobs, shown(of_alice)).await;
+}

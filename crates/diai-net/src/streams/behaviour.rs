@@ -7,7 +7,6 @@ use std::{
 };
 
 use diai_core::{BoxFuture, Disk, Multiaddr, OpenMode, PeerId, offload, write_atomically};
-use diai_identity::Certificate;
 use libp2p::{
     core::{Endpoint, transport::PortUse},
     multiaddr::Protocol,
@@ -19,10 +18,12 @@ use libp2p::{
 
 use super::{
     handler::{Command, Handler},
+    peer::Route,
     shared::Shared,
+    sources::Sources,
     state::Action,
 };
-use crate::{CutOff, Event, address_book::MAX_FILE_BYTES};
+use crate::{Crowded, CutOff, Event, address_book::MAX_FILE_BYTES};
 
 const FOLDER: &str = "net";
 const BOOK: &str = "net/peers";
@@ -34,12 +35,11 @@ const REMEMBERED: usize = 16;
 /// The swarm's part of streams: dials and closes what the shared state asks for, and tells it who came and went.
 pub struct Behaviour {
     shared: Arc<Shared>,
+    sources: Sources,
     events: VecDeque<ToSwarm<Event, Command>>,
     tick: BoxFuture<'static, ()>,
     loading: Option<BoxFuture<'static, io::Result<String>>>,
     saving: Option<BoxFuture<'static, io::Result<()>>>,
-    /// The certificate that connections show; when another takes its place they show that.
-    shown: Certificate,
 }
 
 impl fmt::Debug for Behaviour {
@@ -56,11 +56,11 @@ impl Behaviour {
             read.unwrap_or_else(|error| Err(io::Error::other(error)))
         };
         Self {
+            sources: Sources::new(shared.limits.connections_per_host),
             events: VecDeque::new(),
             tick: next_tick(&shared),
             loading: Some(Box::pin(loading)),
             saving: None,
-            shown: shared.identity.certificate(),
             shared,
         }
     }
@@ -93,33 +93,40 @@ impl Behaviour {
         self.shared.state().set_rtt(&peer, rtt);
     }
 
-    fn new_handler(&self, peer: PeerId, id: ConnectionId, dialler: bool, addr: &Multiaddr) -> Result<Handler, CutOff> {
+    pub(crate) fn close(&self, peer: PeerId, connection: ConnectionId) {
+        self.shared.state().act(Action::CloseOne(peer, connection));
+        self.shared.wake();
+    }
+
+    pub(crate) fn met(&self) -> Vec<PeerId> {
+        self.shared.state().book.met(self.shared.limits.remembered_peers)
+    }
+
+    fn new_handler(&self, peer: PeerId, id: ConnectionId, dialled: bool, addr: &Multiaddr) -> Result<Handler, CutOff> {
         if self.shared.is_cut_off(&peer) {
             return Err(CutOff { peer });
         }
         let relayed = addr.iter().any(|part| part == Protocol::P2pCircuit);
-        Ok(Handler::new(Arc::clone(&self.shared), peer, id, dialler, relayed))
+        Ok(Handler::new(Arc::clone(&self.shared), peer, id, Route { dialled, relayed }))
     }
 
     fn on_tick(&mut self) {
         self.tick = next_tick(&self.shared);
         let clock = &self.shared.parts.clock;
-        let (valid, expired) = {
+        let own = self.shared.identity.certificate();
+        let (untold, expired) = {
             let mut state = self.shared.state();
             state.penalties.expire(clock.now());
             state.sweep();
-            state.certified_peers(clock.wall())
+            (state.untold(own.seq()), state.expired(clock.wall()))
         };
         for peer_id in expired {
             self.events.push_back(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::All });
         }
-        let current = self.shared.identity.certificate();
-        if self.shown != current {
-            self.shown = current;
-            for peer_id in valid {
-                let event = Command::Greet;
-                self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event });
-            }
+        // Again and again until it is done: a hello may fail.
+        for peer_id in untold {
+            let event = Command::Greet;
+            self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event });
         }
         if self.saving.is_none() && self.loading.is_none() {
             self.saving = write(&self.shared);
@@ -202,6 +209,16 @@ impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
     type ToSwarm = Event;
 
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let limit = self.shared.limits.connections_per_host;
+        if self.sources.admit(id, remote) { Ok(()) } else { Err(ConnectionDenied::new(Crowded { limit })) }
+    }
+
     fn handle_established_inbound_connection(
         &mut self,
         id: ConnectionId,
@@ -240,9 +257,11 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionEstablished(established) => {
-                self.shared.state().dialled(established.connection_id, established.peer_id);
+                self.shared.state().established(established.connection_id, established.peer_id);
             }
+            FromSwarm::ListenFailure(failure) => self.sources.gone(failure.connection_id),
             FromSwarm::ConnectionClosed(closed) => {
+                self.sources.gone(closed.connection_id);
                 self.shared.state().disconnected(closed.peer_id, closed.connection_id);
             }
             FromSwarm::DialFailure(failure) => {

@@ -21,6 +21,7 @@ use libp2p::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    peer::Route,
     shared::Shared,
     upgrade::{Negotiated, Protocols},
 };
@@ -60,19 +61,21 @@ pub enum Purpose {
     Request(oneshot::Sender<Result<Negotiated, OpenFailure>>),
 }
 
+/// A hello that this side begins.
 enum Greeting {
-    /// Nothing to do, or waiting for the peer to begin.
     Idle,
-    /// Ours to begin.
     Due,
     /// A stream for it is being opened.
     Opening,
-    Running(BoxFuture<'static, Result<Step, HelloError>>),
+    Running(Running),
 }
 
+/// A hello under way.
+type Running = BoxFuture<'static, Result<Step, HelloError>>;
+
 enum Step {
-    /// We believe the peer and it believes us.
-    Done(Hello),
+    /// We believe the peer, and it believes our certificate with this number.
+    Done(Hello, u64),
     /// We believe the peer; tell it so on this stream.
     Believed(Hello, Stream),
 }
@@ -83,13 +86,15 @@ pub struct Handler {
     shared: Arc<Shared>,
     peer: PeerId,
     connection: ConnectionId,
-    relayed: bool,
+    route: Route,
     /// Handed to the shared state at the first poll: from then on the connection is sure to be reported closed.
     opener: Option<mpsc::Sender<OpenRequest>>,
     requests: mpsc::Receiver<OpenRequest>,
     negotiating: usize,
     keep: Arc<AtomicBool>,
     greeting: Greeting,
+    /// A hello that the peer began; both may begin one at the same time, to show a new certificate.
+    greeted: Option<Running>,
     hellos_left: u32,
     /// Fires when the first hello takes too long; `None` once it is settled either way.
     patience: Option<BoxFuture<'static, ()>>,
@@ -108,25 +113,20 @@ impl fmt::Debug for Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        peer: PeerId,
-        connection: ConnectionId,
-        dialler: bool,
-        relayed: bool,
-    ) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, peer: PeerId, connection: ConnectionId, route: Route) -> Self {
         let (opener, requests) = mpsc::channel(shared.limits.waiting_opens.max(1));
         let clock = &shared.parts.clock;
         let patience = clock.sleep_until(clock.now() + shared.limits.hello_timeout);
         Self {
             peer,
             connection,
-            relayed,
+            route,
             opener: Some(opener),
             requests,
             negotiating: 0,
             keep: Arc::default(),
-            greeting: if dialler { Greeting::Due } else { Greeting::Idle },
+            greeting: if route.dialled { Greeting::Due } else { Greeting::Idle },
+            greeted: None,
             hellos_left: MAX_HELLOS,
             patience: Some(patience),
             believed: None,
@@ -137,53 +137,71 @@ impl Handler {
 
     fn greet(&mut self, mut stream: Stream) {
         let (shared, peer) = (Arc::clone(&self.shared), self.peer);
-        let greeting = async move {
+        self.greeting = Greeting::Running(self.in_time(async move {
             let own = shared.own_hello();
-            hello::greet(&mut stream, &own, peer, &*shared.parts.clock).await.map(Step::Done)
-        };
-        self.run(greeting);
+            let shown = hello::greet(&mut stream, &own, peer, &*shared.parts.clock).await?;
+            Ok(Step::Done(shown, own.certificate.seq()))
+        }));
     }
 
     fn be_greeted(&mut self, mut stream: Stream) {
-        if matches!(self.greeting, Greeting::Running(_)) || self.hellos_left == 0 {
+        if self.greeted.is_some() || self.hellos_left == 0 {
             return;
         }
         self.hellos_left -= 1;
         let (clock, peer) = (Arc::clone(&self.shared.parts.clock), self.peer);
-        self.run(async move {
+        self.greeted = Some(self.in_time(async move {
             let shown = hello::read(&mut stream, peer, &*clock).await?;
             Ok(Step::Believed(shown, stream))
-        });
-    }
-
-    fn run(&mut self, step: impl Future<Output = Result<Step, HelloError>> + Send + 'static) {
-        let clock = Arc::clone(&self.shared.parts.clock);
-        let deadline = clock.now() + self.shared.limits.hello_timeout;
-        self.greeting = Greeting::Running(Box::pin(async move {
-            diai_core::timeout_at(&*clock, deadline, step).await.unwrap_or(Err(HelloError::Timeout))
         }));
     }
 
+    fn in_time(&self, step: impl Future<Output = Result<Step, HelloError>> + Send + 'static) -> Running {
+        let clock = Arc::clone(&self.shared.parts.clock);
+        let deadline = clock.now() + self.shared.limits.hello_timeout;
+        Box::pin(
+            async move { diai_core::timeout_at(&*clock, deadline, step).await.unwrap_or(Err(HelloError::Timeout)) },
+        )
+    }
+
     fn on_step(&mut self, step: Result<Step, HelloError>) {
-        self.greeting = Greeting::Idle;
         match step {
-            Ok(Step::Done(shown)) => {
+            Ok(Step::Done(shown, told)) => {
                 self.patience = None;
                 self.believed = Some(shown.clone());
-                self.shared.certified(self.peer, self.connection, shown);
+                self.shared.certified(self.peer, self.connection, shown, told);
             }
             Ok(Step::Believed(shown, mut stream)) => {
                 // The peer may open streams as soon as it has our answer, so it is believed before that leaves.
                 self.believed = Some(shown.clone());
                 let shared = Arc::clone(&self.shared);
-                self.run(async move {
+                self.greeted = Some(self.in_time(async move {
                     let own = shared.own_hello();
                     hello::answer(&mut stream, &own).await?;
-                    Ok(Step::Done(shown))
-                });
+                    Ok(Step::Done(shown, own.certificate.seq()))
+                }));
             }
             Err(error) => self.on_hello_failed(&error),
         }
+    }
+
+    /// Goes on with the hellos; whether anything came of that.
+    fn poll_hellos(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Greeting::Running(greeting) = &mut self.greeting
+            && let Poll::Ready(step) = greeting.as_mut().poll(cx)
+        {
+            self.greeting = Greeting::Idle;
+            self.on_step(step);
+            return true;
+        }
+        if let Some(greeted) = &mut self.greeted
+            && let Poll::Ready(step) = greeted.as_mut().poll(cx)
+        {
+            self.greeted = None;
+            self.on_step(step);
+            return true;
+        }
+        false
     }
 
     fn on_hello_failed(&mut self, error: &HelloError) {
@@ -220,6 +238,7 @@ impl Handler {
     fn on_remote_protocols(&mut self, mut added: impl Iterator<Item = StreamProtocol>) {
         self.speaks_hello |= added.any(|protocol| protocol.as_ref() == hello::PROTOCOL.as_str());
         if matches!(self.greeting, Greeting::Idle)
+            && self.greeted.is_none()
             && self.believed.is_none()
             && !self.speaks_hello
             && self.patience.take().is_some()
@@ -258,22 +277,16 @@ impl ConnectionHandler for Handler {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Protocols, Purpose, Infallible>> {
         if let Some(opener) = self.opener.take() {
-            self.shared.connected(self.peer, self.connection, self.relayed, opener, Arc::clone(&self.keep));
+            self.shared.connected(self.peer, self.connection, self.route, opener, Arc::clone(&self.keep));
         }
         loop {
-            match &mut self.greeting {
-                Greeting::Due => {
-                    self.greeting = Greeting::Opening;
-                    let protocols = Arc::from([StreamProtocol::new(hello::PROTOCOL.as_str())]);
-                    return Poll::Ready(self.request(protocols, Purpose::Hello));
-                }
-                Greeting::Running(step) => {
-                    if let Poll::Ready(step) = step.as_mut().poll(cx) {
-                        self.on_step(step);
-                        continue;
-                    }
-                }
-                Greeting::Idle | Greeting::Opening => {}
+            if matches!(self.greeting, Greeting::Due) {
+                self.greeting = Greeting::Opening;
+                let protocols = Arc::from([StreamProtocol::new(hello::PROTOCOL.as_str())]);
+                return Poll::Ready(self.request(protocols, Purpose::Hello));
+            }
+            if self.poll_hellos(cx) {
+                continue;
             }
             if let Some(patience) = &mut self.patience
                 && patience.as_mut().poll(cx).is_ready()

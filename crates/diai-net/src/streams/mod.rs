@@ -4,7 +4,9 @@ mod acceptor;
 mod behaviour;
 mod handler;
 mod network;
+mod peer;
 mod shared;
+mod sources;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -313,7 +313,7 @@ impl Streams {
         }
         let mut all = addrs;
         all.extend(state.book.addrs(&peer));
-        let condition = if anew { PeerCondition::NotDialing } else { PeerCondition::Disconnected };
+        let condition = if anew { PeerCondition::Always } else { PeerCondition::Disconnected };
         let opts = DialOpts::peer_id(peer).condition(condition).addresses(all);
         let queued = state.dial_peer(peer, opts.extend_addresses_through_behaviour().build());
         drop(state);

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::{
     handler::OpenRequest,
+    peer::Route,
     state::{Action, State},
 };
 use crate::{
@@ -94,19 +95,21 @@ impl Shared {
         &self,
         peer: PeerId,
         connection: ConnectionId,
-        relayed: bool,
+        route: Route,
         opener: mpsc::Sender<OpenRequest>,
         keep: Arc<AtomicBool>,
     ) {
-        self.state().connected(peer, connection, relayed, opener, keep);
+        self.state().connected(peer, connection, route, opener, keep);
     }
 
-    pub(crate) fn certified(&self, peer: PeerId, connection: ConnectionId, shown: Hello) {
+    /// The hello on a connection is done: the peer showed this, and saw our certificate with number `told`.
+    pub(crate) fn certified(&self, peer: PeerId, connection: ConnectionId, shown: Hello, told: u64) {
         let dht_server = shown.dht_server;
         tracing::debug!(%peer, agent = %shown.certificate.agent(), "hello");
         let addrs = {
             let mut state = self.state();
             state.certified(peer, connection, shown);
+            state.told(&peer, told);
             state.book.addrs(&peer)
         };
         if dht_server {

@@ -11,7 +11,11 @@ use diai_core::{Bytes, Multiaddr, OpenError, PeerEvent, PeerId, PeerInfo, Protoc
 use libp2p::swarm::{ConnectionId, dial_opts::DialOpts};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
-use super::{acceptor::Acceptor, handler::OpenRequest};
+use super::{
+    acceptor::Acceptor,
+    handler::OpenRequest,
+    peer::{Connection, HelloState, Peer, Route},
+};
 use crate::{address_book::AddressBook, config::Limits, hello::Hello, kad::Standing, penalties::Penalties};
 
 /// Futures that may wait for one peer at a time.
@@ -38,6 +42,8 @@ pub(crate) struct State {
     pub(crate) acceptors: BTreeMap<&'static str, (ProtocolId, Arc<Acceptor>)>,
     waiting: BTreeMap<PeerId, Vec<Waiter>>,
     dials: BTreeMap<ConnectionId, Dial>,
+    /// Connections that are established and not yet among the peers'.
+    coming: BTreeMap<ConnectionId, PeerId>,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) penalties: Penalties,
     pub(crate) book: AddressBook,
@@ -45,30 +51,6 @@ pub(crate) struct State {
     events: Option<broadcast::Sender<PeerEvent>>,
     kept_connections: usize,
     streams_per_peer: usize,
-}
-
-struct Peer {
-    /// The newest last.
-    connections: Vec<Connection>,
-    /// Permits for the streams that we open.
-    streams: Arc<Semaphore>,
-    rtt: Option<Duration>,
-    /// The certificate with which its coming was announced, if it was announced.
-    announced: Option<Option<Bytes>>,
-}
-
-struct Connection {
-    id: ConnectionId,
-    opener: mpsc::Sender<OpenRequest>,
-    relayed: bool,
-    keep: Arc<AtomicBool>,
-    hello: HelloState,
-}
-
-enum HelloState {
-    Pending,
-    Certified(Hello),
-    Uncertified(String),
 }
 
 /// What a waiter waits for.
@@ -108,6 +90,7 @@ impl State {
             acceptors: BTreeMap::new(),
             waiting: BTreeMap::new(),
             dials: BTreeMap::new(),
+            coming: BTreeMap::new(),
             actions: VecDeque::new(),
             penalties: Penalties::new(limits.cut_off, MAX_PENALTIES),
             book: AddressBook::new(limits.remembered_peers, limits.addrs_per_peer),
@@ -122,6 +105,7 @@ impl State {
     pub(crate) fn close(&mut self) {
         self.closed = true;
         self.peers.clear();
+        self.coming.clear();
         self.acceptors.clear();
         self.actions.clear();
         self.events = None;
@@ -151,10 +135,11 @@ impl State {
         &mut self,
         peer: PeerId,
         id: ConnectionId,
-        relayed: bool,
+        route: Route,
         opener: mpsc::Sender<OpenRequest>,
         keep: Arc<AtomicBool>,
     ) {
+        self.coming.remove(&id);
         if self.closed {
             return;
         }
@@ -163,21 +148,47 @@ impl State {
             connections: Vec::new(),
             streams: Arc::new(Semaphore::new(streams_per_peer)),
             rtt: None,
+            told: None,
             announced: None,
         });
-        entry.connections.push(Connection { id, opener, relayed, keep, hello: HelloState::Pending });
+        entry.connections.push(Connection { id, opener, route, keep, hello: HelloState::Pending });
         self.resolve(&peer, Some(Need::Connection), &Ok(()));
     }
 
+    /// The peer showed `shown` on one connection. Of all that it showed the newest certificate counts, on every one: it
+    /// shows a renewed one on whichever it likes.
     pub(crate) fn certified(&mut self, peer: PeerId, id: ConnectionId, shown: Hello) {
-        let Some(connection) = self.connection(&peer, id) else { return };
-        let certificate = shown.certificate.to_bytes();
-        let addrs = shown.addrs.clone();
-        connection.hello = HelloState::Certified(shown);
-        self.book.show(peer, addrs);
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        let Some(index) = entry.connections.iter().position(|connection| connection.id == id) else { return };
+        let known = entry.best().map(|(_, _, known)| known.clone());
+        let newer = |known: &Hello| {
+            let (known, shown) = (&known.certificate, &shown.certificate);
+            known.agent() == shown.agent() && known.seq() > shown.seq()
+        };
+        let newest = known.filter(newer).unwrap_or(shown);
+        entry.connections[index].hello = HelloState::Certified(newest.clone());
+        for connection in &mut entry.connections {
+            if matches!(connection.hello, HelloState::Certified(_)) {
+                connection.hello = HelloState::Certified(newest.clone());
+            }
+        }
+        self.book.show(peer, newest.addrs);
         self.keep_some();
-        self.announce_once(peer, Some(certificate));
+        self.announce_once(peer, Some(newest.certificate.to_bytes()));
         self.resolve(&peer, None, &Ok(()));
+    }
+
+    /// The peer has seen this certificate of ours.
+    pub(crate) fn told(&mut self, peer: &PeerId, seq: u64) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.told = entry.told.max(Some(seq));
+        }
+    }
+
+    /// The certified peers that have not seen our certificate with this number.
+    pub(crate) fn untold(&self, seq: u64) -> Vec<PeerId> {
+        let untold = |entry: &Peer| entry.best().is_some() && entry.told < Some(seq);
+        self.peers.iter().filter(|(_, entry)| untold(entry)).map(|(peer, _)| *peer).collect()
     }
 
     pub(crate) fn uncertified(&mut self, peer: PeerId, id: ConnectionId, reason: String) {
@@ -193,6 +204,7 @@ impl State {
     }
 
     pub(crate) fn disconnected(&mut self, peer: PeerId, id: ConnectionId) {
+        self.coming.remove(&id);
         if let Some(entry) = self.peers.get_mut(&peer) {
             entry.connections.retain(|connection| connection.id != id);
             if entry.connections.is_empty() {
@@ -201,15 +213,25 @@ impl State {
                 if announced {
                     self.announce(PeerEvent::Disconnected(peer));
                 }
-            } else if entry.connections.iter().all(Connection::is_settled) {
-                // Whoever waited for the hello of this one has the others.
-                self.resolve(&peer, None, &Ok(()));
             }
         }
-        if !self.is_connected(&peer) && !self.is_dialling(&peer) {
-            self.fail(&peer, "the connection closed");
+        if !self.is_coming(&peer) {
+            if self.is_connected(&peer) {
+                // Whoever waited for the hello of this one has the others.
+                self.resolve(&peer, None, &Ok(()));
+            } else {
+                self.fail(&peer, "the connection closed");
+            }
         }
         self.keep_some();
+    }
+
+    /// Whether something is under way that will tell those who wait for `peer`: a dial, or a hello.
+    fn is_coming(&self, peer: &PeerId) -> bool {
+        let settled = |entry: &Peer| entry.connections.iter().all(Connection::is_settled);
+        self.is_dialling(peer)
+            || self.coming.values().any(|coming| coming == peer)
+            || !self.peers.get(peer).is_none_or(settled)
     }
 
     fn announce_once(&mut self, peer: PeerId, certificate: Option<Bytes>) {
@@ -227,20 +249,19 @@ impl State {
         self.peers.get_mut(peer)?.connections.iter_mut().find(|connection| connection.id == id)
     }
 
-    /// Keeps one connection each of the first so many certified peers alive, and lets the others idle out.
+    /// Keeps one connection each of so many certified peers alive, and lets the others idle out: first those that this
+    /// device dialled, then those that it keeps already. Whoever comes cannot push out whom we chose.
     fn keep_some(&self) {
-        let mut free = self.kept_connections;
-        for entry in self.peers.values() {
-            free = free.saturating_sub(usize::from(entry.is_kept()));
-        }
-        for entry in self.peers.values() {
-            if free > 0
-                && !entry.is_kept()
-                && let Some((_, connection, _)) = entry.best()
-            {
+        let mut peers: Vec<_> = self.peers.values().filter(|entry| entry.best().is_some()).collect();
+        peers.sort_by_key(|entry| (!entry.is_dialled(), !entry.is_kept()));
+        let (kept, idle) = peers.split_at(self.kept_connections.min(peers.len()));
+        for entry in kept.iter().filter(|entry| !entry.is_kept()) {
+            if let Some((_, connection, _)) = entry.best() {
                 connection.keep.store(true, Ordering::Relaxed);
-                free -= 1;
             }
+        }
+        for connection in idle.iter().flat_map(|entry| &entry.connections) {
+            connection.keep.store(false, Ordering::Relaxed);
         }
     }
 
@@ -264,13 +285,10 @@ impl State {
         self.peers.contains_key(peer)
     }
 
-    /// The peers that are certified, and those of them whose certificate has expired.
-    pub(crate) fn certified_peers(&self, now: WallTime) -> (Vec<PeerId>, Vec<PeerId>) {
-        let expires = |entry: &Peer| entry.best().map(|(_, _, shown)| shown.certificate.expires());
-        let certified = self.peers.iter().filter_map(|(peer, entry)| Some((*peer, expires(entry)?)));
-        let (expired, valid): (Vec<_>, Vec<_>) = certified.partition(|&(_, expires)| expires <= now);
-        let peers = |entries: Vec<(PeerId, WallTime)>| entries.into_iter().map(|(peer, _)| peer).collect();
-        (peers(valid), peers(expired))
+    /// The peers whose certificate has expired.
+    pub(crate) fn expired(&self, now: WallTime) -> Vec<PeerId> {
+        let expired = |entry: &Peer| entry.best().is_some_and(|(_, _, shown)| shown.certificate.expires() <= now);
+        self.peers.iter().filter(|(_, entry)| expired(entry)).map(|(peer, _)| *peer).collect()
     }
 
     pub(crate) fn standing(&self, peer: &PeerId, id: ConnectionId) -> Standing {
@@ -302,7 +320,9 @@ impl State {
         let Some(entry) = self.peers.get(peer) else { return Pick::Disconnected };
         let live = || entry.connections.iter().filter(|connection| !tried.contains(&connection.id));
         let usable = |connection: &&Connection| !certified || matches!(connection.hello, HelloState::Certified(_));
-        if let Some(connection) = live().filter(usable).max_by_key(|connection| (!connection.relayed, connection.id)) {
+        if let Some(connection) =
+            live().filter(usable).max_by_key(|connection| (!connection.route.relayed, connection.id))
+        {
             return match Arc::clone(&entry.streams).try_acquire_owned() {
                 Ok(permit) => Pick::Ready(connection.id, connection.opener.clone(), permit),
                 Err(_) => Pick::TooMany,
@@ -312,8 +332,9 @@ impl State {
             return Pick::Pending;
         }
         match self.why_uncertified(peer) {
-            Some(reason) => Pick::Uncertified(reason.to_owned()),
-            None => Pick::Disconnected,
+            // One that was certified broke: a new one will be certified again.
+            Some(reason) if entry.best().is_none() => Pick::Uncertified(reason.to_owned()),
+            _ => Pick::Disconnected,
         }
     }
 
@@ -392,7 +413,11 @@ impl State {
         self.dials.values().any(|dial| matches!(dial, Dial::Known(dialled) if dialled == peer))
     }
 
-    pub(crate) fn dialled(&mut self, id: ConnectionId, peer: PeerId) {
+    pub(crate) fn established(&mut self, id: ConnectionId, peer: PeerId) {
+        if self.closed {
+            return;
+        }
+        self.coming.insert(id, peer);
         if let Some(Dial::Unknown(reply)) = self.dials.remove(&id) {
             let _ = reply.send(Ok(peer));
         }
@@ -409,9 +434,8 @@ impl State {
                 let error = OpenError::Unreachable { peer: "the address".into(), reason: reason.to_owned() };
                 let _ = reply.send(Err(error));
             }
-            Some(Dial::Known(peer)) if !self.is_connected(&peer) && !self.is_dialling(&peer) => {
-                self.fail(&peer, reason);
-            }
+            // Even if it is connected: whoever dialled all the same has no use for the connections that there are.
+            Some(Dial::Known(peer)) if !self.is_coming(&peer) => self.fail(&peer, reason),
             _ => {}
         }
     }
@@ -419,28 +443,6 @@ impl State {
     /// Entries of all maps that a connection or a dial makes, for the test that none is left behind.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> usize {
-        self.peers.len() + self.waiting.len() + self.dials.len() + self.actions.len()
-    }
-}
-
-impl Connection {
-    /// The hello has ended, one way or the other.
-    fn is_settled(&self) -> bool {
-        !matches!(self.hello, HelloState::Pending)
-    }
-}
-
-impl Peer {
-    fn is_kept(&self) -> bool {
-        self.connections.iter().any(|connection| connection.keep.load(Ordering::Relaxed))
-    }
-
-    /// The certified connection to use: direct before relayed, then the newest.
-    fn best(&self) -> Option<(ConnectionId, &Connection, &Hello)> {
-        let certified = self.connections.iter().filter_map(|connection| match &connection.hello {
-            HelloState::Certified(shown) => Some((connection.id, connection, shown)),
-            _ => None,
-        });
-        certified.max_by_key(|(id, connection, _)| (!connection.relayed, *id))
+        self.peers.len() + self.coming.len() + self.waiting.len() + self.dials.len() + self.actions.len()
     }
 }
