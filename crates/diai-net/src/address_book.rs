@@ -116,6 +116,11 @@ impl AddressBook {
         Some(text)
     }
 
+    /// The file could not be written: it is to be asked for again.
+    pub(crate) fn still_changed(&mut self) {
+        self.dirty = true;
+    }
+
     /// Takes in what an earlier run wrote; what this run learnt already counts more. Lines that are no address are
     /// skipped.
     pub(crate) fn load(&mut self, text: &str) {
@@ -227,6 +232,8 @@ mod tests {
         book.hear(rumoured, [addr(2)]);
         let text = book.take_changed().unwrap();
         assert!(book.take_changed().is_none());
+        book.still_changed();
+        assert_eq!(book.take_changed().as_ref(), Some(&text));
         let mut again = AddressBook::new(8, 4);
         again.show(rumoured, [addr(9)]);
         again.load(&format!("nonsense\n/ip4/1.2.3.4/tcp/1\n{text}\u{0}"));

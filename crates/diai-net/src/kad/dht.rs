@@ -15,7 +15,7 @@ use futures::{FutureExt, StreamExt, stream, task::AtomicWaker};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    query::{Found, Inbox},
+    query::{Found, Inbox, ProviderQuery},
     store::Kept,
 };
 
@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Get { key: Vec<u8>, found: mpsc::Sender<Found> },
     Closest { key: Vec<u8>, reply: oneshot::Sender<Result<Vec<PeerId>, DhtError>> },
     Provide { key: Vec<u8>, reply: oneshot::Sender<Result<(), DhtError>> },
-    Providers { key: Vec<u8>, inbox: Arc<Inbox> },
+    Providers(ProviderQuery),
     FindPeer { peer: PeerId, reply: oneshot::Sender<()> },
 }
 
@@ -114,6 +114,10 @@ impl DhtShared {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    fn is_closed(&self) -> bool {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
     async fn send(&self, command: Command) -> Result<(), DhtError> {
         let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         commands.ok_or(DhtError::Closed)?.send(command).await.map_err(|_| DhtError::Closed)
@@ -176,7 +180,8 @@ impl Table {
                 break;
             }
         }
-        Ok(newest.value())
+        // The lookup of a driver that is gone ends as well.
+        if newest.best.is_none() && self.shared.is_closed() { Err(DhtError::Closed) } else { Ok(newest.value()) }
     }
 }
 
@@ -253,8 +258,8 @@ impl Dht for Table {
         let shared = Arc::clone(&self.shared);
         let lookup = async move {
             let inbox = Arc::new(Inbox::default());
-            let command = Command::Providers { key: key.as_bytes().to_vec(), inbox: Arc::clone(&inbox) };
-            match shared.send(command).await {
+            let query = ProviderQuery::new(key.as_bytes().to_vec(), Arc::clone(&inbox));
+            match shared.send(Command::Providers(query)).await {
                 Ok(()) => stream::poll_fn(move |cx| inbox.poll(cx)).boxed(),
                 Err(error) => stream::once(std::future::ready(Err(error))).boxed(),
             }

@@ -28,7 +28,7 @@ use super::{
     dht::Command,
     gate::Gate,
     keeper::{Keeper, Outcome},
-    query::{Found, ProviderQuery, Query},
+    query::{Found, Query},
     rates::Rates,
     store::{Insert, Kept, Store},
 };
@@ -58,6 +58,8 @@ pub struct Driver {
     /// How many of `validating` each peer sent.
     validating_of: BTreeMap<PeerId, usize>,
     keeper: Keeper,
+    /// The last write failed, which is reported once; it is tried again with what changes next.
+    unsaved: bool,
     events: VecDeque<Event>,
     tick: BoxFuture<'static, ()>,
     ticks: u32,
@@ -77,7 +79,7 @@ impl Driver {
             kad.set_mode(Some(Mode::Server));
         }
         shared.dht.set_server(server);
-        let keeper = Keeper::new(&shared.parts, config.records);
+        let keeper = Keeper::new(&shared.parts);
         let tick = next_tick(&shared);
         Self {
             kad,
@@ -91,6 +93,7 @@ impl Driver {
             validating: FuturesUnordered::new(),
             validating_of: BTreeMap::new(),
             keeper,
+            unsaved: false,
             events: VecDeque::new(),
             tick,
             ticks: 0,
@@ -125,11 +128,10 @@ impl Driver {
                 let provided = self.provide(key);
                 self.on_published(provided, reply);
             }
-            Command::Providers { key, inbox } => {
+            Command::Providers(mut query) => {
                 let deadline = self.now() + self.config.query_timeout;
-                let mut query = ProviderQuery::new(key.clone(), inbox, deadline);
-                query.found_here(self.kad.store_mut().providers.all(&key));
-                let id = self.kad.get_providers(key.into());
+                query.begin(self.kad.store_mut().providers.all(&query.key), deadline);
+                let id = self.kad.get_providers(query.key.clone().into());
                 self.queries.push((id, Query::Providers(query)));
             }
         }
@@ -338,11 +340,20 @@ impl Driver {
     fn on_kept(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Loaded(records) => self.kad.store_mut().load(records),
-            Outcome::Failed(error) => {
-                let reason = format!("records cannot be kept over a restart: {error}");
-                self.events.push_back(Event::StorageFailed { reason });
+            Outcome::Failed(error) => self.on_storage_failed(&error),
+            Outcome::Unsaved(keys, error) => {
+                self.kad.store_mut().still_changed(keys);
+                if !std::mem::replace(&mut self.unsaved, true) {
+                    self.on_storage_failed(&error);
+                }
             }
+            Outcome::Saved => self.unsaved = false,
         }
+    }
+
+    fn on_storage_failed(&mut self, error: &io::Error) {
+        let reason = format!("records cannot be kept over a restart: {error}");
+        self.events.push_back(Event::StorageFailed { reason });
     }
 
     fn now(&self) -> Instant {

@@ -16,23 +16,30 @@ const HEAD_BYTES: usize = 17;
 pub(crate) struct Journal(Database);
 
 impl Journal {
-    /// Opens the journal and reads what it holds, at most `limit` records.
-    pub(crate) fn open(disk: &dyn Disk, limit: usize) -> io::Result<(Self, Vec<Kept>)> {
+    /// Opens the journal and reads what it holds; what has expired by `now` is removed.
+    pub(crate) fn open(disk: &dyn Disk, now: WallTime) -> io::Result<(Self, Vec<Kept>)> {
         disk.create_folder(FOLDER)?;
         let journal = Self(database::open(disk, PATH, CACHE_BYTES).map_err(failed)?);
-        let records = journal.read(limit)?;
+        let records = journal.read(now)?;
         Ok((journal, records))
     }
 
-    fn read(&self, limit: usize) -> io::Result<Vec<Kept>> {
+    fn read(&self, now: WallTime) -> io::Result<Vec<Kept>> {
         let transaction = self.0.begin_write().map_err(failed)?;
         let mut records = Vec::new();
         {
             // Opened for writing, so that a new database has the table.
-            let table = transaction.open_table(RECORDS).map_err(failed)?;
-            for entry in table.iter().map_err(failed)?.take(limit) {
+            let mut table = transaction.open_table(RECORDS).map_err(failed)?;
+            let mut useless = Vec::new();
+            for entry in table.iter().map_err(failed)? {
                 let (key, value) = entry.map_err(failed)?;
-                records.extend(decode(key.value(), value.value()));
+                match decode(key.value(), value.value()) {
+                    Some(kept) if kept.meta.expires > now => records.push(kept),
+                    _ => useless.push(key.value().to_vec()),
+                }
+            }
+            for key in useless {
+                table.remove(key.as_slice()).map_err(failed)?;
             }
         }
         transaction.commit().map_err(failed)?;

@@ -23,21 +23,26 @@ enum State {
 pub(crate) enum Outcome {
     /// What earlier runs kept.
     Loaded(Vec<Kept>),
+    /// Nothing can be kept.
     Failed(io::Error),
+    /// What is held now under these keys could not be written.
+    Unsaved(Vec<Vec<u8>>, io::Error),
+    Saved,
 }
 
 /// Keeps the journal behind the store, off the swarm's task: one write at a time.
 pub(crate) struct Keeper {
     state: State,
-    saving: Option<BoxFuture<'static, io::Result<()>>>,
+    saving: Option<(Vec<Vec<u8>>, BoxFuture<'static, io::Result<()>>)>,
     pool: Arc<dyn Offload>,
 }
 
 impl Keeper {
-    pub(crate) fn new(parts: &Parts, max_records: usize) -> Self {
+    pub(crate) fn new(parts: &Parts) -> Self {
         let (disk, pool) = (Arc::clone(&parts.disk), Arc::clone(&parts.offload));
+        let now = parts.clock.wall();
         let opening = async move {
-            let opened = offload(&*pool, move || Journal::open(&*disk, max_records)).await;
+            let opened = offload(&*pool, move || Journal::open(&*disk, now)).await;
             opened.unwrap_or_else(|error| Err(io::Error::other(error)))
         };
         Self { state: State::Opening(Box::pin(opening)), saving: None, pool: Arc::clone(&parts.offload) }
@@ -53,7 +58,8 @@ impl Keeper {
         if let State::Open(journal) = &self.state
             && !changes.is_empty()
         {
-            self.saving = Some(Box::pin(write(Arc::clone(journal), Arc::clone(&self.pool), changes)));
+            let keys = changes.iter().map(|(key, _)| key.clone()).collect();
+            self.saving = Some((keys, Box::pin(write(Arc::clone(journal), Arc::clone(&self.pool), changes))));
         }
     }
 
@@ -65,7 +71,7 @@ impl Keeper {
             State::Opening(_) | State::Failed => std::mem::replace(&mut self.state, State::Failed),
         };
         Box::pin(async move {
-            if let Some(saving) = saving {
+            if let Some((_, saving)) = saving {
                 saving.await?;
             }
             let journal = match state {
@@ -88,13 +94,15 @@ impl Keeper {
             self.state = state;
             return Poll::Ready(outcome);
         }
-        if let Some(saving) = &mut self.saving
+        if let Some((keys, saving)) = &mut self.saving
             && let Poll::Ready(saved) = saving.as_mut().poll(cx)
         {
+            let keys = std::mem::take(keys);
             self.saving = None;
-            if let Err(error) = saved {
-                return Poll::Ready(Outcome::Failed(error));
-            }
+            return Poll::Ready(match saved {
+                Ok(()) => Outcome::Saved,
+                Err(error) => Outcome::Unsaved(keys, error),
+            });
         }
         Poll::Pending
     }

@@ -89,17 +89,19 @@ pub(crate) struct ProviderQuery {
     rounds: usize,
     /// A device named as many as it may in this round, and some of them were new: it may know more.
     more: bool,
-    deadline: Instant,
+    /// `None` until it has begun.
+    deadline: Option<Instant>,
 }
 
 impl ProviderQuery {
-    pub(crate) fn new(key: Vec<u8>, inbox: Arc<Inbox>, deadline: Instant) -> Self {
-        Self { key, inbox, rounds: 0, more: false, deadline }
+    pub(crate) fn new(key: Vec<u8>, inbox: Arc<Inbox>) -> Self {
+        Self { key, inbox, rounds: 0, more: false, deadline: None }
     }
 
-    /// Takes in what this device holds itself.
-    pub(crate) fn found_here(&mut self, peers: Vec<PeerId>) {
-        self.inbox.add(peers);
+    /// Begins with what this device holds itself.
+    pub(crate) fn begin(&mut self, here: Vec<PeerId>, deadline: Instant) {
+        self.deadline = Some(deadline);
+        self.inbox.add(here);
     }
 
     /// Takes in one answer, of which no more counts than an honest device names.
@@ -112,7 +114,8 @@ impl ProviderQuery {
 
     /// Whether another round may bring more; begins it.
     pub(crate) fn next_round(&mut self, now: Instant) -> bool {
-        let more = std::mem::take(&mut self.more) && self.rounds < MAX_ROUNDS && now < self.deadline;
+        let in_time = self.deadline.is_some_and(|deadline| now < deadline);
+        let more = std::mem::take(&mut self.more) && self.rounds < MAX_ROUNDS && in_time;
         self.rounds += 1;
         more
     }
@@ -120,7 +123,8 @@ impl ProviderQuery {
 
 impl Drop for ProviderQuery {
     fn drop(&mut self) {
-        self.inbox.end(Ok(()));
+        // One that never began was not looked at by anybody.
+        self.inbox.end(if self.deadline.is_some() { Ok(()) } else { Err(DhtError::Closed) });
     }
 }
 

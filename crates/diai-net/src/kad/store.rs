@@ -118,14 +118,24 @@ impl Store {
         Insert::Held
     }
 
-    /// Takes in what the journal holds.
+    /// Takes in what the journal holds; what does not fit is to leave it.
     pub(crate) fn load(&mut self, records: Vec<Kept>) {
         for kept in records {
             let key = kept.key.clone();
             if self.insert(kept) == Insert::Held {
                 self.changed.remove(&key);
+            } else {
+                self.changed.insert(key);
             }
         }
+    }
+
+    /// What changed under these keys could not be written.
+    pub(crate) fn still_changed(&mut self, keys: Vec<Vec<u8>>) {
+        // While the disk fails for long, what is not held any more is forgotten here; the next start removes it.
+        let records = &self.records;
+        let surplus = self.changed.len() + keys.len() > 2 * self.config.records;
+        self.changed.extend(keys.into_iter().filter(|key| !surplus || records.contains_key(key)));
     }
 
     fn hold(&mut self, key: Vec<u8>, held: Held) {

@@ -4,13 +4,19 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use diai_core::{BoxFuture, Clock, Instant, Multiaddr, PeerId, RecordMeta, WallTime, os::FsDisk};
+use diai_core::{
+    BoxFuture, Clock, Dht, DhtError, Instant, InvalidRecord, Multiaddr, PeerId, RecordKey, RecordMeta, RecordValidator,
+    WallTime, os::FsDisk,
+};
+use futures::StreamExt;
 use libp2p::kad::{ProviderRecord, RecordKey as Key, store::RecordStore};
 
 use super::{
+    DhtShared, Table,
     announcer::{Announce, Announcer},
     journal::Journal,
     query::{Inbox, ProviderQuery},
@@ -250,9 +256,9 @@ fn announcing_much_takes_its_time_and_loses_nothing() {
 #[test]
 fn invented_providers_neither_fill_a_lookup_nor_keep_it_going_alone() {
     let inbox = Arc::new(Inbox::default());
-    let mut query = ProviderQuery::new(b"k".to_vec(), Arc::clone(&inbox), Instant::from_nanos(1));
+    let mut query = ProviderQuery::new(b"k".to_vec(), Arc::clone(&inbox));
     let here: Vec<_> = (0..40).map(|_| PeerId::random()).collect();
-    query.found_here(here.clone());
+    query.begin(here.clone(), Instant::from_nanos(1));
     query.found(here.clone());
     assert!(!query.next_round(Instant::default()), "nothing of that was new");
     query.found((0..1400).map(|_| PeerId::random()).collect::<Vec<_>>());
@@ -261,28 +267,104 @@ fn invented_providers_neither_fill_a_lookup_nor_keep_it_going_alone() {
     query.found(here[..20].to_vec());
     query.found(vec![PeerId::random()]);
     assert!(!query.next_round(Instant::default()));
-    let mut cx = std::task::Context::from_waker(futures::task::noop_waker_ref());
-    let std::task::Poll::Ready(Some(Ok(found))) = inbox.poll(&mut cx) else { panic!("there are some") };
+    let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+    let Poll::Ready(Some(Ok(found))) = inbox.poll(&mut cx) else { panic!("there are some") };
     assert_eq!(found.len(), 40 + 20 + 1);
+    drop(query);
+    assert!(matches!(inbox.poll(&mut cx), Poll::Ready(None)));
+}
+
+#[tokio::test]
+async fn whatever_is_asked_of_a_driver_that_is_gone_ends_with_that() {
+    let (shared, commands) = DhtShared::new();
+    let table = Table { shared: Arc::clone(&shared), clock: Arc::new(HandClock::default()), max_value_bytes: 10 };
+    table.register_validator("test", Arc::new(Nothing));
+    let key = RecordKey::new("test", b"k").unwrap();
+    let (mut get, mut providers) = (table.get(key.clone()), table.providers(key.clone()));
+    assert!(futures::poll!(&mut get).is_pending() && futures::poll!(providers.next()).is_pending());
+    // As the behaviour ends: closed first, and then dropped.
+    shared.close();
+    drop(commands);
+    assert_eq!(get.await, Err(DhtError::Closed));
+    assert_eq!(providers.next().await, Some(Err(DhtError::Closed)));
+    assert_eq!(providers.next().await, None);
+}
+
+struct Nothing;
+
+impl RecordValidator for Nothing {
+    fn validate(&self, _: &RecordKey, _: &[u8], _: WallTime) -> Result<RecordMeta, InvalidRecord> {
+        Err(InvalidRecord::blameless("nothing is valid"))
+    }
+}
+
+#[test]
+fn what_was_provided_again_after_it_was_withdrawn_stays_provided() {
+    let (shared, _commands) = DhtShared::new();
+    let table = Table { shared: Arc::clone(&shared), clock: Arc::new(HandClock::default()), max_value_bytes: 10 };
+    let key = RecordKey::new("test", b"k").unwrap();
+    table.stop_providing(&key);
+    let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+    assert!(table.provide(key.clone()).as_mut().poll(&mut cx).is_pending());
+    assert!(shared.take_withdrawn().is_empty());
+    table.stop_providing(&key);
+    assert_eq!(shared.take_withdrawn().len(), 1);
 }
 
 fn store_local(store: &Store) -> PeerId {
     store.providers.all(b"own")[0]
 }
 
+fn journal_folder() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("diai-net-journal-{}", PeerId::random()))
+}
+
+const START: WallTime = WallTime::from_unix_ms(0);
+
 #[test]
 fn the_journal_gives_back_what_was_written_and_not_what_was_removed() {
-    let folder = std::env::temp_dir().join(format!("diai-net-journal-{}", PeerId::random()));
+    let folder = journal_folder();
     let disk = FsDisk::open(&folder).unwrap();
-    let (journal, records) = Journal::open(&disk, 100).unwrap();
+    let (journal, records) = Journal::open(&disk, START).unwrap();
     assert!(records.is_empty());
     let (a, b) = (kept("a", "value", 7, 99), Kept { own: true, ..kept("b", "", 1, 10) });
     journal.write(&[(a.key.clone(), Some(a.clone())), (b.key.clone(), Some(b.clone()))]).unwrap();
     drop(journal);
-    let (journal, records) = Journal::open(&disk, 100).unwrap();
+    let (journal, records) = Journal::open(&disk, START).unwrap();
     assert_eq!(records, [a.clone(), b.clone()]);
     journal.write(&[(a.key, None)]).unwrap();
     drop(journal);
-    assert_eq!(Journal::open(&disk, 100).unwrap().1, [b]);
+    assert_eq!(Journal::open(&disk, START).unwrap().1, [b]);
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_expired_while_the_device_was_down_leaves_the_journal() {
+    let folder = journal_folder();
+    let disk = FsDisk::open(&folder).unwrap();
+    let (journal, _) = Journal::open(&disk, START).unwrap();
+    let expired: Vec<_> = (0..100).map(|index| kept(&format!("a {index}"), "old", 1, 10)).collect();
+    let live = kept("z", "new", 1, 1000);
+    let all: Vec<_> = expired.iter().chain([&live]).map(|kept| (kept.key.clone(), Some(kept.clone()))).collect();
+    journal.write(&all).unwrap();
+    drop(journal);
+    assert_eq!(Journal::open(&disk, WallTime::from_unix_ms(10)).unwrap().1, [live.clone()]);
+    assert_eq!(Journal::open(&disk, START).unwrap().1, [live], "they are gone for good");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_is_loaded_in_vain_is_to_leave_the_journal_and_what_was_not_written_is_still_to_be() {
+    let (mut store, clock) = store(DhtConfig { records: 2, ..DhtConfig::default() });
+    clock.0.store(10, Ordering::Relaxed);
+    let own = |name: &str| Kept { own: true, ..kept(name, "a", 1, 1000) };
+    store.load(vec![kept("expired", "a", 1, 10), own("a"), own("b"), own("too many")]);
+    let removed = |name: &str| (name.as_bytes().to_vec(), None);
+    let changes = store.take_changed();
+    assert_eq!(changes, [removed("expired"), removed("too many")]);
+    assert!(store.take_changed().is_empty());
+    store.still_changed(changes.into_iter().map(|(key, _)| key).collect());
+    assert_eq!(store.take_changed(), [removed("expired"), removed("too many")]);
+    store.still_changed((0..10).map(|index| vec![index]).chain([b"a".to_vec()]).collect());
+    assert_eq!(store.take_changed(), [(b"a".to_vec(), Some(own("a")))], "however long the disk fails");
 }

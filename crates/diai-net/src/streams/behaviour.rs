@@ -40,6 +40,8 @@ pub struct Behaviour {
     tick: BoxFuture<'static, ()>,
     loading: Option<BoxFuture<'static, io::Result<String>>>,
     saving: Option<BoxFuture<'static, io::Result<()>>>,
+    /// The last write failed, which is reported once; it is tried again.
+    unsaved: bool,
 }
 
 impl fmt::Debug for Behaviour {
@@ -61,6 +63,7 @@ impl Behaviour {
             tick: next_tick(&shared),
             loading: Some(Box::pin(loading)),
             saving: None,
+            unsaved: false,
             shared,
         }
     }
@@ -152,8 +155,12 @@ impl Behaviour {
             && let Poll::Ready(saved) = saving.as_mut().poll(cx)
         {
             self.saving = None;
+            let failed_before = std::mem::replace(&mut self.unsaved, saved.is_err());
             if let Err(error) = saved {
-                self.on_disk_failed(&error);
+                self.shared.state().book.still_changed();
+                if !failed_before {
+                    self.on_disk_failed(&error);
+                }
             }
         }
     }
