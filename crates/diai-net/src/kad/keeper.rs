@@ -30,10 +30,13 @@ pub(crate) enum Outcome {
     Saved,
 }
 
+/// A write under way, and under which keys.
+type Saving = (Vec<Vec<u8>>, BoxFuture<'static, io::Result<()>>);
+
 /// Keeps the journal behind the store, off the swarm's task: one write at a time.
 pub(crate) struct Keeper {
     state: State,
-    saving: Option<(Vec<Vec<u8>>, BoxFuture<'static, io::Result<()>>)>,
+    saving: Option<Saving>,
     pool: Arc<dyn Offload>,
 }
 

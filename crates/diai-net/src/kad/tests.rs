@@ -348,7 +348,7 @@ fn what_expired_while_the_device_was_down_leaves_the_journal() {
     let all: Vec<_> = expired.iter().chain([&live]).map(|kept| (kept.key.clone(), Some(kept.clone()))).collect();
     journal.write(&all).unwrap();
     drop(journal);
-    assert_eq!(Journal::open(&disk, WallTime::from_unix_ms(10)).unwrap().1, [live.clone()]);
+    assert_eq!(Journal::open(&disk, WallTime::from_unix_ms(10)).unwrap().1, std::slice::from_ref(&live));
     assert_eq!(Journal::open(&disk, START).unwrap().1, [live], "they are gone for good");
     std::fs::remove_dir_all(folder).unwrap();
 }
