@@ -134,12 +134,22 @@ impl BlockStore {
         self.hold(Some(root))
     }
 
+    /// Keeps only what is here now of the DAG under `root`, whole or not: may be held for long, as it does not keep a
+    /// collection from all that is put meanwhile.
+    pub(crate) fn keep_root(&self, root: Cid) -> Guard {
+        self.insert(|_| Held { generation: u32::MAX, root: Some(root) })
+    }
+
     fn hold(&self, root: Option<Cid>) -> Guard {
+        self.insert(|store| Held { generation: store.begin_generation(), root })
+    }
+
+    fn insert(&self, held: impl FnOnce(&dyn Store) -> Held) -> Guard {
+        // Made under the lock, so that a collection sees the guard or begins its generation later.
         let mut guards = self.guards.lock();
         guards.next += 1;
         let id = guards.next;
-        let generation = self.store.begin_generation();
-        guards.held.insert(id, Held { generation, root });
+        guards.held.insert(id, held(&*self.store));
         Guard { id, guards: self.guards.clone() }
     }
 
@@ -147,7 +157,7 @@ impl BlockStore {
     pub(crate) fn guarded(&self) -> (u32, Vec<Cid>) {
         let guards = self.guards.lock();
         let now = self.store.begin_generation();
-        let oldest = guards.held.values().map(|held| held.generation).min().unwrap_or(now);
+        let oldest = guards.held.values().map(|held| held.generation).fold(now, u32::min);
         (oldest, guards.held.values().filter_map(|held| held.root).collect())
     }
 }

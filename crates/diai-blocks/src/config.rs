@@ -142,8 +142,6 @@ pub struct WorkspaceConfig {
     pub retry: (Duration, Duration),
     /// How long after news from one member the others are asked whether they have it too. Default 2 s.
     pub gossip_delay: Duration,
-    /// How long one attempt to fetch a part takes at most before it is tried again. Default 10 min.
-    pub fetch_timeout: Duration,
 }
 
 impl Default for WorkspaceConfig {
@@ -155,7 +153,6 @@ impl Default for WorkspaceConfig {
             max_workspaces: 64,
             retry: (Duration::from_secs(1), Duration::from_secs(60)),
             gossip_delay: Duration::from_secs(2),
-            fetch_timeout: Duration::from_secs(600),
         }
     }
 }

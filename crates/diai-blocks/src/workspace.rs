@@ -30,6 +30,7 @@
 //! One device a member for now: two devices of one agent would overwrite each other's head.
 
 mod codec;
+mod due;
 mod error;
 mod heads;
 mod invitation;

@@ -7,9 +7,10 @@ mod common;
 use bytes::Bytes;
 use common::{Agent, noise};
 use diai_blocks::{
+    Block, RAW,
     handle::AddOptions,
     unixfs,
-    workspace::{JoinError, SERVICE, Workspace, WorkspaceError, WorkspaceEvent},
+    workspace::{Entry, Head, JoinError, SERVICE, SignedHead, Workspace, WorkspaceError, WorkspaceEvent},
 };
 use diai_core::{CallOptions, Calls, memory::Sim};
 use futures::{FutureExt, StreamExt};
@@ -208,5 +209,81 @@ fn paths_that_lead_outside_are_refused_and_a_tree_is_written_out() {
         agent.blocks.add_bytes(noise(1, 100), AddOptions::default()).await.unwrap();
         agent.blocks.gc().await.unwrap();
         assert_eq!(workspace.read("a/b.txt").await.unwrap(), "one");
+    });
+}
+
+/// A member's exchange that carries `head`.
+fn exchange_of(workspace: &Workspace, head: &SignedHead) -> Bytes {
+    let mut body = vec![0x0a, 32];
+    body.extend_from_slice(workspace.id().as_bytes());
+    body.extend_from_slice(&[0x1a, head.bytes.len() as u8 | 0x80, (head.bytes.len() >> 7) as u8]);
+    body.extend_from_slice(&head.bytes);
+    body.into()
+}
+
+/// A head of `agent` that names `roots`.
+fn head_of(agent: &Agent, workspace: &Workspace, roots: &[(u8, cid::Cid)]) -> SignedHead {
+    let entry = |&(name, root): &(u8, cid::Cid)| Entry { name: [name; 16], root, tsize: 10 };
+    let head = Head {
+        workspace: workspace.id(),
+        seq: 1,
+        signed_at: agent.world.clock.wall(),
+        entries: roots.iter().map(entry).collect(),
+    };
+    SignedHead::sign(&agent.identity, head)
+}
+
+#[test]
+fn a_part_that_makes_no_sense_is_left_out_and_the_rest_settles_and_is_announced() {
+    let sim = Sim::new(6);
+    sim.clone().run(async move {
+        let (alice, mallory) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        alice.connect(&mallory).await;
+        let workspace = alice.blocks.create_workspace("ring", vec![mallory.certificate()]).await.unwrap();
+        let mut events = workspace.events();
+        // Nothing sealed, and no node at all.
+        let text = Block::new(RAW, &b"in the clear"[..]).unwrap();
+        let garbage = Block::new(0x70, &b"\xff\xff no dag-pb"[..]).unwrap();
+        let roots = [(1, text.cid), (2, garbage.cid)];
+        mallory.blocks.put_block(text).await.unwrap();
+        mallory.blocks.put_block(garbage).await.unwrap();
+        let head = head_of(&mallory, &workspace, &roots);
+        let body = exchange_of(&workspace, &head);
+        mallory.calls.call(alice.agent(), SERVICE, body, CallOptions::default()).await.unwrap();
+        workspace.put("a", "b").await.unwrap();
+        let root = workspace.wait_for_entries(1, alice.within(60)).await.unwrap();
+        let mut unreadable = Vec::new();
+        while unreadable.len() < 2 {
+            if let WorkspaceEvent::Unreadable { owner, root, .. } = events.next().await.unwrap() {
+                assert_eq!(owner, mallory.agent());
+                unreadable.push(root);
+            }
+        }
+        alice.blocks.gc().await.unwrap();
+        assert_eq!(workspace.read("a").await.unwrap(), "b");
+        // Whoever has the root's CID finds the folder.
+        let eve = Agent::start(&sim, 66).await;
+        eve.blocks.get_block(root, eve.within(30)).await.unwrap();
+    });
+}
+
+#[test]
+fn pins_of_parts_removed_shortly_before_a_crash_are_gone_after_it() {
+    let sim = Sim::new(8);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let workspace = alice.blocks.create_workspace("ring", Vec::new()).await.unwrap();
+        workspace.put("kept", "1").await.unwrap();
+        workspace.put("removed", "2").await.unwrap();
+        workspace.wait_for_entries(2, alice.within(10)).await.unwrap();
+        let pins = alice.blocks.pins().await.unwrap().len();
+        workspace.remove("removed").await.unwrap();
+        let (peer, identity) = (alice.peer(), alice.identity.clone());
+        alice.blocks.shutdown().await.unwrap();
+        assert_eq!(alice.blocks.pins().await.unwrap().len(), pins, "it stopped before it gave the pin up");
+        drop((alice, workspace));
+        sim.kill(peer);
+        let alice = Agent::on(sim.rejoin(peer), identity).await;
+        assert_eq!(alice.blocks.pins().await.unwrap().len(), pins - 1);
     });
 }

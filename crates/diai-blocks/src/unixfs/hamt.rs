@@ -105,7 +105,7 @@ impl Shard {
     /// The shards below and the entries here of the shard at `place`, or what is wrong with it. Each entry must stand where
     /// its hash belongs, and a shard below the root must have something: else a few shards that are each linked many
     /// times make a trie without end.
-    pub(super) fn split(self, place: Option<Place>) -> Result<(Vec<(Cid, Place)>, Vec<Link>), &'static str> {
+    pub(super) fn split(self, place: Option<Place>) -> Result<Split, &'static str> {
         if place.is_some() && self.links.is_empty() {
             return Err("a shard of a folder is empty");
         }
@@ -131,6 +131,9 @@ impl Shard {
         Ok((nested, named))
     }
 }
+
+/// Shards and entries.
+pub(super) type Split = (Vec<(Cid, Place)>, Vec<Link>);
 
 /// Where in the trie a shard stands: the leading bits of the hashes below it.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,7 @@ use crate::{
     FlushError, PinError, PutError,
     fetch::FetchError,
     sealed::{OpenError, SealError},
-    unixfs::ImportError,
+    unixfs::{ImportError, ReadError},
 };
 
 /// Why a workspace operation failed.
@@ -70,6 +70,9 @@ pub enum WorkspaceError {
     /// The folder could not be built.
     #[error(transparent)]
     Folder(#[from] ImportError),
+    /// The folder of the heads as they are could not be built; it is tried again, and when a member changes something.
+    #[error("the workspace's folder cannot be built: {0}")]
+    Root(std::sync::Arc<WorkspaceError>),
     /// Blocks could not be stored.
     #[error(transparent)]
     Put(#[from] PutError),
@@ -85,6 +88,21 @@ pub enum WorkspaceError {
     /// The World is shutting down.
     #[error("the workspace has shut down")]
     Closed,
+}
+
+impl WorkspaceError {
+    /// Whether a part that could not be taken in for this reason never can: its owner made it so.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::Fetch(FetchError::Read(error)) | Self::Pin(PinError::Unwalkable { reason: error, .. }) => {
+                !matches!(error, ReadError::Source(_))
+            }
+            Self::Fetch(FetchError::OverLimit { .. }) => true,
+            Self::Open(OpenError::Read(error)) => !matches!(error, ReadError::Source(_)),
+            Self::Open(error) => !matches!(error, OpenError::Io { .. } | OpenError::Closed),
+            _ => false,
+        }
+    }
 }
 
 /// Why an invitation was not taken.

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +16,7 @@ use super::{
     codec::hex,
     invitation::SignedTerms,
     replicate::{entry_added, read_info},
-    state::{Part, PartInfo, Peer, Retry, State, pin_name},
+    state::{Part, PartInfo, Peer, Retry, State, pin_name, pin_prefix, root_pin},
 };
 use crate::{
     Pins,
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(super) wake: Notify,
     /// One at a time takes heads in, so that what is on disk is what is in memory.
     merging: tokio::sync::Mutex<()>,
+    /// One at a time pins and unpins parts, so that the pins follow the heads.
+    pub(super) pinning: tokio::sync::Mutex<()>,
 }
 
 /// What a [`Shared`] is made of.
@@ -72,13 +74,28 @@ impl Shared {
             parts: BTreeMap::new(),
             root: Cid::default(),
             stale: true,
-            pinned: None,
-            unpin: Vec::new(),
+            root_error: None,
+            settled: None,
+            unpin: BTreeSet::new(),
         };
         let (events, changes) = (broadcast::channel(EVENT_QUEUE).0, watch::channel(0).0);
-        let (state, wake, merging) = (Mutex::new(state), Notify::new(), tokio::sync::Mutex::new(()));
-        let shared =
-            Self { world, identity, calls, fetcher, pins, config, terms, state, events, changes, wake, merging };
+        let (state, wake) = (Mutex::new(state), Notify::new());
+        let (merging, pinning) = Default::default();
+        let shared = Self {
+            world,
+            identity,
+            calls,
+            fetcher,
+            pins,
+            config,
+            terms,
+            state,
+            events,
+            changes,
+            wake,
+            merging,
+            pinning,
+        };
         shared.load().await?;
         Ok(Arc::new(shared))
     }
@@ -88,11 +105,13 @@ impl Shared {
         let max = self.config.max_head_bytes;
         let read = move || read_heads(&*disk, &folder, max);
         let heads = offload(&*self.world.offload, read).await.map_err(|_| WorkspaceError::Closed)??;
+        let mut damaged = false;
         for bytes in heads {
             match SignedHead::verify(bytes, &self.config) {
                 Ok(head) => drop(self.take(head)),
                 // Other members have it too, and the exchange brings it back.
                 Err(error) => {
+                    damaged = true;
                     tracing::warn!(workspace = %self.id(), %error, "a stored head is damaged and was left out")
                 }
             }
@@ -104,6 +123,20 @@ impl Shared {
                 && let Some(part) = self.state().parts.get_mut(&key)
             {
                 part.info = Some(info);
+            }
+        }
+        // What a head that cannot be read named must not be given up.
+        if damaged { Ok(()) } else { self.unpin_orphans().await }
+    }
+
+    /// Drops the pins of this workspace that no head names: of parts removed shortly before it was closed.
+    async fn unpin_orphans(&self) -> Result<(), WorkspaceError> {
+        let mut named: BTreeSet<_> = self.state().parts.keys().map(|key| pin_name(&self.id(), key)).collect();
+        named.insert(root_pin(&self.id()));
+        let prefix = pin_prefix(&self.id());
+        for pin in self.pins.pins().await? {
+            if pin.name.starts_with(&prefix) && !named.contains(&pin.name) {
+                self.pins.unpin(&pin.name).await?;
             }
         }
         Ok(())
@@ -314,11 +347,13 @@ impl Workspace {
             added.push(((us, name), part.root, info));
             guards.push(part);
         }
+        let pinning = shared.pinning.lock().await;
         for (key, root, _) in &added {
             shared.pins.pin(&pin_name(&self.id(), key), *root).await?;
         }
         // Of two files with one path the last counts.
         shared.advance(entries, &[]).await?;
+        drop(pinning);
         added.into_iter().for_each(|(key, root, info)| entry_added(shared, key, root, info));
         Ok(())
     }
@@ -348,7 +383,8 @@ impl Workspace {
         self.0.advance(Vec::new(), &[name]).await
     }
 
-    /// The CID of the folder: the same for all members who have the same heads. Builds it if need be. Cancel-safe.
+    /// The CID of the folder: the same for all members who have the same heads. Builds it if need be; fails if that failed
+    /// when it was last tried. Cancel-safe.
     pub async fn root(&self) -> Result<Cid, WorkspaceError> {
         let mut changes = self.0.changes.subscribe();
         loop {
@@ -356,6 +392,9 @@ impl Workspace {
                 let state = self.0.state();
                 if !state.stale {
                     return Ok(state.root);
+                }
+                if let Some(error) = &state.root_error {
+                    return Err(WorkspaceError::Root(error.clone()));
                 }
             }
             self.0.wake.notify_one();
@@ -416,8 +455,8 @@ impl Workspace {
         state.peers.iter().filter(|(_, peer)| peer.known == ours).map(|(agent, _)| *agent).collect()
     }
 
-    /// Waits until at least `entries` entries can be read and nothing that the heads name is missing, and returns the
-    /// root then. Cancel-safe.
+    /// Waits until at least `entries` entries can be read and nothing that the heads name is missing, but for
+    /// [unreadable](WorkspaceEvent::Unreadable) parts, and returns the root then. Cancel-safe.
     pub async fn wait_for_entries(&self, entries: usize, deadline: Instant) -> Result<Cid, WorkspaceError> {
         let mut changes = self.0.changes.subscribe();
         let wait = async {
@@ -425,7 +464,7 @@ impl Workspace {
                 let root = self.root().await?;
                 {
                     let state = self.0.state();
-                    if state.is_complete() && state.root == root && state.parts.len() >= entries {
+                    if state.is_complete() && state.root == root && state.readable() >= entries {
                         return Ok(root);
                     }
                 }

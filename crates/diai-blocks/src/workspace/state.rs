@@ -1,12 +1,16 @@
 //! What a workspace knows now.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use cid::Cid;
 use diai_core::{AgentId, Instant, WallTime};
 
 use super::{
-    Entry, HeadSet, SignedHead,
+    Entry, HeadSet, SignedHead, WorkspaceError,
     codec::{Known, WorkspaceId, hex},
 };
 
@@ -59,7 +63,18 @@ pub enum WorkspaceEvent {
         /// Who had put it.
         owner: AgentId,
     },
-    /// Everything that the heads name is here, pinned, under this root.
+    /// A part makes no sense: it is not sealed for this agent, or is no content at all. It is left out until its owner
+    /// puts another, or this agent restarts.
+    Unreadable {
+        /// Who put it.
+        owner: AgentId,
+        /// The part.
+        root: Cid,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Everything that the heads name is here and kept under this root, but for parts that are
+    /// [unreadable](WorkspaceEvent::Unreadable).
     Synced {
         /// The workspace's folder.
         root: Cid,
@@ -82,9 +97,18 @@ pub(super) type PartKey = (AgentId, [u8; 16]);
 pub(super) struct Part {
     pub(super) entry: Entry,
     pub(super) info: Option<PartInfo>,
+    /// It makes no sense, and will not if it is fetched again.
+    pub(super) bad: bool,
     /// When it is to be fetched next, and how long to wait after that.
     pub(super) due: Retry,
     pub(super) fetching: bool,
+}
+
+impl Part {
+    /// Whether nothing is to be fetched any more.
+    pub(super) fn is_settled(&self) -> bool {
+        self.info.is_some() || self.bad
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -99,7 +123,7 @@ pub(super) struct PartInfo {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Retry {
     pub(super) at: Instant,
-    wait: Duration,
+    pub(super) wait: Duration,
 }
 
 impl Retry {
@@ -132,10 +156,12 @@ pub(super) struct State {
     pub(super) root: Cid,
     /// The folder is not that of the heads any more.
     pub(super) stale: bool,
-    /// The root that was last pinned.
-    pub(super) pinned: Option<Cid>,
-    /// Names of pins that no entry has any more.
-    pub(super) unpin: Vec<String>,
+    /// Why the folder of these heads cannot be built.
+    pub(super) root_error: Option<Arc<WorkspaceError>>,
+    /// The root that everything was last here of.
+    pub(super) settled: Option<Cid>,
+    /// Parts that may still be pinned though no entry names them.
+    pub(super) unpin: BTreeSet<PartKey>,
 }
 
 impl State {
@@ -153,21 +179,27 @@ impl State {
         for key in removed {
             let part = self.parts.remove(&key);
             gone.extend(part.and_then(|part| part.info).map(|info| info.path));
-            self.unpin.push(pin_name(&head.head.workspace, &key));
+            self.unpin.insert(key);
         }
         for entry in &head.head.entries {
             let key = (owner, entry.name);
             if self.parts.get(&key).is_none_or(|part| part.entry != *entry) {
-                let part = Part { entry: *entry, info: None, due: Retry::now(), fetching: false };
+                let part = Part { entry: *entry, info: None, bad: false, due: Retry::now(), fetching: false };
                 self.parts.insert(key, part);
             }
         }
         self.stale = true;
+        self.root_error = None;
         gone
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        !self.stale && self.parts.values().all(|part| part.info.is_some())
+        !self.stale && self.parts.values().all(Part::is_settled)
+    }
+
+    /// Parts that can be read.
+    pub(super) fn readable(&self) -> usize {
+        self.parts.values().filter(|part| part.info.is_some()).count()
     }
 
     /// Everything that can be read, by path; of each path the winner is marked.
@@ -195,12 +227,17 @@ impl State {
     }
 }
 
+/// What the names of a workspace's pins begin with.
+pub(super) fn pin_prefix(workspace: &WorkspaceId) -> String {
+    format!("workspace/{workspace}/")
+}
+
 /// The pin that keeps a part.
 pub(super) fn pin_name(workspace: &WorkspaceId, key: &PartKey) -> String {
-    format!("workspace/{workspace}/{}-{}", hex(&key.0.as_bytes()[..8]), hex(&key.1))
+    format!("{}{}-{}", pin_prefix(workspace), hex(&key.0.as_bytes()[..8]), hex(&key.1))
 }
 
 /// The pin that keeps the folder.
 pub(super) fn root_pin(workspace: &WorkspaceId) -> String {
-    format!("workspace/{workspace}/root")
+    format!("{}root", pin_prefix(workspace))
 }

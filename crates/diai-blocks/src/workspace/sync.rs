@@ -10,7 +10,8 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use super::{
     SERVICE,
     codec::Exchange,
-    replicate::{announce, build_root, due_parts, replicate, settle},
+    due::Fetches,
+    replicate::{announce, build_root, entry_is_bad, replicate, settle},
     shell::{ReceiveError, Shared, device},
     state::{PartKey, Retry},
 };
@@ -18,15 +19,13 @@ use crate::{Guard, workspace::WorkspaceError};
 
 /// Members that are talked to at a time.
 const MAX_EXCHANGES: usize = 8;
-/// Parts that are fetched at a time.
-const MAX_FETCHES: usize = 8;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 enum Done {
     Exchange { agent: AgentId, reached: bool },
     Part { key: PartKey, root: Cid, outcome: Result<(), WorkspaceError> },
     Root(Result<Guard, WorkspaceError>),
-    Announced,
+    Announced(Cid),
 }
 
 type Work = FuturesUnordered<BoxFuture<'static, Done>>;
@@ -40,8 +39,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let next = running.start(&shared, &mut work);
         tokio::select! {
             biased;
-            Some(done) = work.next() => running.done(&shared, done, &mut work).await,
-            event = next_event(&mut events) => connected(&shared, event),
+            Some(done) = work.next() => running.done(&shared, done).await,
+            event = next_event(&mut events) => running.connected(&shared, event),
             () = shared.wake.notified() => {}
             () = shared.world.clock.sleep_until(next) => {}
         }
@@ -56,37 +55,40 @@ async fn next_event(events: &mut PeerEvents) -> PeerEvent {
     }
 }
 
-/// A member that comes is talked to at once, and asked for what it has.
-fn connected(shared: &Shared, event: PeerEvent) {
-    let here = |agent: AgentId| match &event {
-        PeerEvent::Connected(info) => info.agent == Some(agent),
-        PeerEvent::Disconnected(_) => false,
-        _ => device(&shared.world, agent).is_some(),
-    };
-    let mut state = shared.state();
-    let came: Vec<_> = state.peers.keys().copied().filter(|agent| here(*agent)).collect();
-    for agent in came {
-        if let Some(peer) = state.peers.get_mut(&agent) {
-            peer.due = Retry::now();
-            peer.push = true;
-        }
-        for part in state.parts.values_mut().filter(|part| part.info.is_none()) {
-            part.due.at = Instant::default();
-        }
-    }
-}
-
 #[derive(Default)]
 struct Running {
     exchanges: usize,
-    fetches: usize,
+    fetches: Fetches,
     building: bool,
+    announcing: bool,
+    announced: Option<Cid>,
     retry_root: Option<Retry>,
     /// Keeps the folder's blocks while it cannot be pinned yet.
     guard: Option<Guard>,
 }
 
 impl Running {
+    /// A member that comes is talked to at once, and asked for what it has.
+    fn connected(&mut self, shared: &Shared, event: PeerEvent) {
+        let here = |agent: AgentId| match &event {
+            PeerEvent::Connected(info) => info.agent == Some(agent),
+            PeerEvent::Disconnected(_) => false,
+            _ => device(&shared.world, agent).is_some(),
+        };
+        let mut state = shared.state();
+        let came: Vec<_> = state.peers.keys().copied().filter(|agent| here(*agent)).collect();
+        for agent in came {
+            self.fetches.trust(&agent);
+            if let Some(peer) = state.peers.get_mut(&agent) {
+                peer.due = Retry::now();
+                peer.push = true;
+            }
+            for part in state.parts.values_mut().filter(|part| !part.is_settled()) {
+                part.due.at = Instant::default();
+            }
+        }
+    }
+
     /// Starts what is due. Returns when to look again.
     fn start(&mut self, shared: &Arc<Shared>, work: &mut Work) -> Instant {
         let now = shared.world.clock.now();
@@ -109,9 +111,8 @@ impl Running {
             let shared = shared.clone();
             work.push(Box::pin(async move { Done::Exchange { agent, reached: exchange(&shared, agent).await } }));
         }
-        let (parts, later) = due_parts(shared, now, MAX_FETCHES - self.fetches);
+        let (parts, later) = self.fetches.start(now, &mut shared.state().parts);
         for (key, root) in parts {
-            self.fetches += 1;
             let shared = shared.clone();
             work.push(Box::pin(async move { Done::Part { key, root, outcome: replicate(&shared, key, root).await } }));
         }
@@ -125,10 +126,19 @@ impl Running {
                 next = next.min(retry);
             }
         }
+        let root = Some(shared.state()).filter(|state| !state.stale).map(|state| state.root);
+        if let Some(root) = root.filter(|root| !self.announcing && self.announced != Some(*root)) {
+            self.announcing = true;
+            let (shared, before) = (shared.clone(), self.announced);
+            work.push(Box::pin(async move {
+                announce(&shared, root, before).await;
+                Done::Announced(root)
+            }));
+        }
         next.min(later)
     }
 
-    async fn done(&mut self, shared: &Arc<Shared>, done: Done, work: &mut Work) {
+    async fn done(&mut self, shared: &Arc<Shared>, done: Done) {
         let now = shared.world.clock.now();
         match done {
             Done::Exchange { agent, reached } => {
@@ -144,7 +154,8 @@ impl Running {
                 shared.changed();
             }
             Done::Part { key, root, outcome } => {
-                self.fetches -= 1;
+                let is_final = outcome.as_ref().is_err_and(WorkspaceError::is_final);
+                self.fetches.ended(key.0, outcome.is_ok() || is_final);
                 if let Err(error) = &outcome {
                     tracing::debug!(workspace = %shared.id(), owner = %key.0, %root, %error, "part not fetched");
                 }
@@ -156,6 +167,9 @@ impl Running {
                         part.failed(now, &shared.config);
                     }
                 }
+                if let Some(error) = outcome.err().filter(WorkspaceError::is_final) {
+                    entry_is_bad(shared, key, root, &error);
+                }
             }
             Done::Root(Ok(guard)) => {
                 self.building = false;
@@ -166,18 +180,17 @@ impl Running {
                 self.building = false;
                 tracing::warn!(workspace = %shared.id(), %error, "the workspace's folder was not built");
                 self.retry_root.get_or_insert(Retry::now()).failed(now, shared.config.retry);
+                shared.state().root_error = Some(Arc::new(error));
+                shared.changed();
             }
-            Done::Announced => return,
+            Done::Announced(root) => {
+                self.announcing = false;
+                self.announced = Some(root);
+                return;
+            }
         }
         match settle(shared).await {
-            Ok(true) => {
-                self.guard = None;
-                let (root, shared) = (shared.state().root, shared.clone());
-                work.push(Box::pin(async move {
-                    announce(&shared, root).await;
-                    Done::Announced
-                }));
-            }
+            Ok(true) => self.guard = None,
             Ok(false) => {}
             Err(error) => tracing::warn!(workspace = %shared.id(), %error, "the workspace's folder was not pinned"),
         }
