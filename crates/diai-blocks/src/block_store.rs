@@ -19,7 +19,11 @@ pub struct BlockStore {
     store: Arc<dyn Store>,
     offload: Arc<dyn Offload>,
     guards: Arc<Mutex<Guards>>,
+    observer: Arc<Mutex<Option<Observer>>>,
 }
+
+/// Told what was stored; the put waits for it.
+type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
 
 #[derive(Default)]
 struct Guards {
@@ -41,7 +45,12 @@ impl fmt::Debug for BlockStore {
 impl BlockStore {
     /// The door to `store`, whose blocking calls are made on `offload`.
     pub fn new(store: Arc<dyn Store>, offload: Arc<dyn Offload>) -> Self {
-        Self { store, offload, guards: Arc::default() }
+        Self { store, offload, guards: Arc::default(), observer: Arc::default() }
+    }
+
+    /// Has `observer` told of all that is put from now on, in place of whoever was told before.
+    pub(crate) fn observe(&self, observer: impl Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync + 'static) {
+        *self.observer.lock() = Some(Arc::new(observer));
     }
 
     /// The store behind the door, whose calls block.
@@ -92,7 +101,7 @@ impl BlockStore {
         self.put_many(vec![block]).await
     }
 
-    /// Stores `blocks`, written together: readable when it returns, durable after [`flush`](Self::flush). Some
+    /// Stores `blocks`, written together, and sends them to peers that wait for them: readable when it returns, durable after [`flush`](Self::flush). Some
     /// thousand small blocks, or a few MiB, are a good measure.
     pub async fn put_many(&self, mut blocks: Vec<Block>) -> Result<(), PutError> {
         blocks.retain(|block| identity_content(&block.cid).is_none());
@@ -102,8 +111,14 @@ impl BlockStore {
         if blocks.is_empty() {
             return Ok(());
         }
+        let cids = blocks.iter().map(|block| block.cid).collect();
         let store = self.store.clone();
-        offload(&*self.offload, move || store.put(&blocks)).await.map_err(|_| PutError::Closed)?
+        offload(&*self.offload, move || store.put(&blocks)).await.map_err(|_| PutError::Closed)??;
+        let observer = self.observer.lock().clone();
+        if let Some(observer) = observer {
+            observer(cids).await;
+        }
+        Ok(())
     }
 
     /// Removes `cids`, whoever still needs them. Garbage collection is [`Pins::gc`](crate::Pins::gc).

@@ -347,10 +347,7 @@ impl Blocks {
 
     /// Stores one block, and sends it to peers that wait for it. Not durable before a pin or [`flush`](Self::flush).
     pub async fn put_block(&self, block: Block) -> Result<(), PutError> {
-        let cid = block.cid;
-        self.store().put(block).await?;
-        self.0.fetcher.bitswap.added(vec![cid]).await;
-        Ok(())
+        self.store().put(block).await
     }
 
     /// The block `cid`, from here or from others. Cancel-safe.

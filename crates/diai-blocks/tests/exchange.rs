@@ -263,3 +263,25 @@ fn what_a_fetch_found_here_is_durable_when_it_returns() {
         assert_eq!(bob.blocks.store().stats().syncs, before + 1);
     });
 }
+
+#[test]
+fn what_is_added_goes_at_once_to_those_who_wait_for_it() {
+    let sim = Sim::new(13);
+    sim.clone().run(async move {
+        let (alice, bob, carol) =
+            (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await, Agent::start(&sim, 3).await);
+        let content = noise(13, 3 << 20);
+        let silent = || AddOptions { silent: true, ..AddOptions::default() };
+        let cid = carol.blocks.add_bytes(content.clone(), silent()).await.unwrap().cid;
+        alice.connect(&bob).await;
+        let wanting = bob.blocks.get_bytes(cid, 64 << 20, bob.within(30));
+        let adding = async {
+            alice.world.clock.sleep_until(alice.within(3)).await;
+            alice.blocks.add_bytes(content.clone(), silent()).await.unwrap();
+            alice.world.clock.now()
+        };
+        let (got, added_at) = futures::join!(wanting, adding);
+        assert_eq!(Bytes::from(got.unwrap()), content);
+        assert!(bob.world.clock.now().since(added_at).as_millis() < 1000);
+    });
+}

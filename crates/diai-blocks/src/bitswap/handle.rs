@@ -96,7 +96,7 @@ impl fmt::Debug for Bitswap {
 }
 
 impl Bitswap {
-    /// Serves the blocks of `store` to everybody, and asks for blocks in the name of sessions.
+    /// Serves the blocks of `store` to everybody, at once when they are put, and asks for blocks in the name of sessions.
     pub fn start(
         world: &World,
         store: BlockStore,
@@ -107,6 +107,14 @@ impl Bitswap {
         let incoming = world.network.accept(&Version::PROTOCOLS, options)?;
         let (commands, from_handles) = mpsc::channel(QUEUE);
         let (reports, from_tasks) = mpsc::channel(QUEUE);
+        let added = commands.clone();
+        store.observe(move |cids| {
+            let added = added.clone();
+            Box::pin(async move {
+                // After shutdown nobody waits any more.
+                let _ = added.send(Command::Added(cids)).await;
+            })
+        });
         let received_bytes = client.max_received_bytes.clamp(super::MAX_MESSAGE_BYTES, 1 << 30);
         let reading_bytes = server.max_reading_bytes.clamp(4 * super::MAX_MESSAGE_BYTES, 1 << 30);
         let tools = Tools {
@@ -134,12 +142,6 @@ impl Bitswap {
         // After shutdown the sender is dropped with the command, and the session ends at once.
         let _ = self.0.commands.send(Command::Open { session, deliveries: sender }).await;
         Session { session, commands: self.0.commands.clone(), deliveries }
-    }
-
-    /// Says that blocks are in the store now, for peers that have been waiting for them. Cancel-safe.
-    pub async fn added(&self, cids: Vec<Cid>) {
-        // After shutdown nobody waits any more.
-        let _ = self.0.commands.send(Command::Added(cids)).await;
     }
 
     /// Who was asked for `cid`, which is wanted now, and has not delivered. Cancel-safe.

@@ -35,7 +35,7 @@ pub(super) enum Scope {
     Dag,
 }
 
-type Storing = BoxFuture<'static, Result<Vec<Cid>, FetchError>>;
+type Storing = BoxFuture<'static, Result<(), FetchError>>;
 
 pub(super) struct Walk<'a> {
     fetcher: &'a Fetcher,
@@ -68,7 +68,7 @@ pub(super) struct Walk<'a> {
 }
 
 enum Event {
-    Stored(Result<Vec<Cid>, FetchError>),
+    Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
     Providers(Option<Vec<PeerId>>),
     Time,
@@ -113,12 +113,10 @@ impl<'a> Walk<'a> {
         let outcome = self.fetch().await;
         // What came is kept, also after an error, so that it need not come again.
         if let Some(storing) = self.storing.take() {
-            let stored = storing.await?;
-            self.fetcher.bitswap.added(stored).await;
+            storing.await?;
         }
         if let Some(last) = self.store_group() {
-            let stored = last.await?;
-            self.fetcher.bitswap.added(stored).await;
+            last.await?;
         }
         // Also when nothing came: what is here may be another fetch's, not durable yet.
         if self.scope == Scope::Dag {
@@ -143,7 +141,7 @@ impl<'a> Walk<'a> {
             match self.next_event().await {
                 Event::Stored(stored) => {
                     self.storing = None;
-                    self.fetcher.bitswap.added(stored?).await;
+                    stored?;
                     self.tell();
                 }
                 Event::Delivery(None) => return Err(FetchError::Closed),
@@ -344,20 +342,18 @@ impl<'a> Walk<'a> {
         }
         let store = self.fetcher.store.clone();
         let put = async move {
-            let cids = group.iter().map(|block| block.cid).collect();
             store.put_many(group).await?;
             if flush {
                 store.flush().await?;
             }
-            Ok(cids)
+            Ok(())
         };
         Some(put.boxed())
     }
 
     async fn start_storing(&mut self) -> Result<(), FetchError> {
         if let Some(storing) = self.storing.take() {
-            let stored = storing.await?;
-            self.fetcher.bitswap.added(stored).await;
+            storing.await?;
         }
         self.storing = self.store_group();
         Ok(())

@@ -118,9 +118,7 @@ pub(super) async fn build_root(shared: &Shared) -> Result<Guard, WorkspaceError>
     let known = heads.known();
     let folder = offload(&*shared.world.offload, move || heads.folder(&terms)).await;
     let folder = folder.map_err(|_| WorkspaceError::Closed)??;
-    let cids = folder.blocks.iter().map(|block| block.cid).collect();
     shared.fetcher.store.put_many(folder.blocks).await?;
-    shared.fetcher.bitswap.added(cids).await;
     let kept = shared.fetcher.store.keep_root(folder.root);
     drop(guard);
     let mut state = shared.state();
