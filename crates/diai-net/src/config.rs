@@ -8,8 +8,8 @@ pub struct Config {
     /// Where to listen. Default: TCP and QUIC on any port; [`Config::test`] only on loopback. Used by
     /// [`Net`](crate::Net) only.
     pub listen: Vec<Multiaddr>,
-    /// Whom to dial first, each with or without `/p2p/<peer>`, at most 64. They are dialled again whenever fewer than
-    /// four peers are connected. Default none. Used by [`Net`](crate::Net) only.
+    /// Whom to dial first, each with or without `/p2p/<peer>`, at most 64. They, and peers met before,
+    /// are dialled again whenever fewer than four peers are connected. Default none. Used by [`Net`](crate::Net) only.
     pub contacts: Vec<Multiaddr>,
     /// Find peers of the local network by multicast DNS. Default: only [`Config::lan`]. Used by [`Net`](crate::Net)
     /// only.
@@ -41,7 +41,8 @@ pub struct Limits {
     pub connections_per_host: usize,
     /// Connections that may be pending in each direction. Default 64.
     pub pending_connections: u32,
-    /// No connection is accepted while the process holds more bytes than this. Default none.
+    /// No connection is accepted or made while the process, tasks and all, holds more bytes than this. Default none: the
+    /// right number is the machine's.
     pub process_bytes: Option<usize>,
     /// Certified peers whose connection is kept although nobody uses it, first those that this device dialled. Default
     /// 32.
