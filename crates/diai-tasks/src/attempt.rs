@@ -209,10 +209,12 @@ impl<'a> Attempt<'a> {
         let clock = &*requester.world.clock;
         let until = clock.now() + requester.config.fetch_timeout;
         let cid = artifact.cid;
-        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes, Access::Own)).await {
-            Ok(Ok(content)) if content.len() as u64 == artifact.bytes => Ok(()),
+        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes, Access::Own, Some(self.agent)))
+            .await
+        {
+            Ok(Ok(content)) if content.bytes.len() as u64 == artifact.bytes => Ok(()),
             Ok(Ok(content)) => Err(ArtifactError::Store {
-                reason: format!("{cid} has {} bytes, its result says {}", content.len(), artifact.bytes),
+                reason: format!("{cid} has {} bytes, its result says {}", content.bytes.len(), artifact.bytes),
             }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(ArtifactError::NotFound {

@@ -42,23 +42,24 @@ impl Performer {
         attempt: AttemptId,
         admission: Admission,
     ) -> Result<Signed, HostFault> {
-        let task = job.task;
+        let (task, from) = (job.task, job.from);
         let ran = self.executor.execute(job, admission).await?;
         let outcome: Result<Produced, GuestError> = match ran.outcome {
-            Ok(output) => Ok(self.keep(output).await?),
+            Ok(output) => Ok(self.keep(output, ran.sealed.then_some(from)).await?),
             Err(error) => Err(error),
         };
         let result = TaskResult { task, attempt, outcome, usage: ran.usage };
         Ok(self.identity.sign(RESULT_DOMAIN, codec::encode_result(&result)))
     }
 
-    /// Short outputs go with the result, the others into the store: durable before anybody hears of them.
-    async fn keep(&self, output: RawOutput) -> Result<Produced, HostFault> {
-        let mut room = self.inline_bytes;
-        let stdout = self.keep_one(output.stdout, &mut room).await?;
+    /// Short outputs go with the result, the others into the store: durable before anybody hears of them. Those for a
+    /// `reader` are encrypted for it, and only what is empty goes with the result.
+    async fn keep(&self, output: RawOutput, reader: Option<AgentId>) -> Result<Produced, HostFault> {
+        let mut room = if reader.is_some() { 0 } else { self.inline_bytes };
+        let stdout = self.keep_one(output.stdout, &mut room, reader).await?;
         let mut files = Vec::with_capacity(output.files.len());
         for (name, bytes) in output.files {
-            files.push(OutputFile { name, artifact: self.keep_one(bytes, &mut room).await? });
+            files.push(OutputFile { name, artifact: self.keep_one(bytes, &mut room, reader).await? });
         }
         let produced = Produced { stdout, files };
         if produced.artifacts().any(|artifact| artifact.inline.is_none()) {
@@ -67,13 +68,13 @@ impl Performer {
         Ok(produced)
     }
 
-    async fn keep_one(&self, content: Bytes, room: &mut usize) -> Result<Artifact, HostFault> {
+    async fn keep_one(&self, content: Bytes, room: &mut usize, reader: Option<AgentId>) -> Result<Artifact, HostFault> {
         let bytes = content.len() as u64;
         if let Some(rest) = room.checked_sub(content.len()) {
             *room = rest;
             return Ok(Artifact { cid: raw_cid(&content), bytes, inline: Some(content) });
         }
-        let cid = self.artifacts.put(content).await.map_err(unavailable)?;
+        let cid = self.artifacts.put(content, reader).await.map_err(unavailable)?;
         Ok(Artifact { cid, bytes, inline: None })
     }
 }

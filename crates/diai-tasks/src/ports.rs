@@ -18,6 +18,15 @@ pub enum Access {
     },
 }
 
+/// What an artifact holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// The content, opened if it was encrypted.
+    pub bytes: Bytes,
+    /// Whether it was.
+    pub sealed: bool,
+}
+
 /// Where programs, inputs and outputs are: a content-addressed store that can fetch from others. The `diai` facade
 /// makes one of `diai-blocks`.
 ///
@@ -28,16 +37,24 @@ pub trait Artifacts: Send + Sync + 'static {
     ///
     /// What is encrypted is opened for this agent itself, but for another only with a proof that it can open it too:
     /// without, whoever is served could read through its worker what is sealed for that worker.
-    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>>;
+    ///
+    /// `holder`, if anybody, is known to have it: so it is asked first, and nobody else needs to hear of the CID.
+    fn get(
+        &self,
+        cid: Cid,
+        max_bytes: u64,
+        access: Access,
+        holder: Option<AgentId>,
+    ) -> BoxFuture<'static, Result<Content, ArtifactError>>;
 
     /// Proof, bound to `context`, that this agent can open the encrypted artifact `cid`, of no use for any other context
     /// and telling nothing of the content; `None` if it is not encrypted, or this agent cannot open it or find it.
     fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>>;
 
-    /// Keeps `bytes`, so that others can get them, and gives their CID. Need not be durable before
-    /// [`flush`](Self::flush). Content of up to 64 KiB must become one raw block hashed with sha2-256, because its CID is
-    /// also computed without the store.
-    fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>>;
+    /// Keeps `bytes`, so that others can get them, and gives their CID: encrypted for `reader` and this agent, or, if
+    /// there is none, plain. Need not be durable before [`flush`](Self::flush). Plain content of up to 64 KiB must become
+    /// one raw block hashed with sha2-256, because its CID is also computed without the store.
+    fn put(&self, bytes: Bytes, reader: Option<AgentId>) -> BoxFuture<'static, Result<Cid, ArtifactError>>;
 
     /// Makes all that was put before durable.
     fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>>;

@@ -386,7 +386,7 @@ impl Requester {
 
     /// Stores short outputs that travelled with the result, without making the caller wait.
     pub(crate) async fn store_in_background(&self, content: Bytes) {
-        let mut put = self.artifacts.put(content);
+        let mut put = self.artifacts.put(content, None);
         // What the store can do at once is done before the caller sees the result.
         if futures::poll!(&mut put).is_ready() {
             return;

@@ -337,7 +337,9 @@ fn nobody_reads_through_a_worker_what_is_sealed_for_that_worker() {
         assert_eq!(refused.code(), "not_allowed", "{refused}");
         alice.store.grant(7);
         let read = tasks.run_on(spec, vec![bob.agent]).await.unwrap();
-        assert_eq!(read.stdout().inline.as_deref(), Some(&b"the price of the ring"[..]));
+        assert_eq!(read.stdout().inline, None, "what is made of a secret is stored for its reader only");
+        assert_eq!(tasks.content(read.stdout()).await.unwrap(), "the price of the ring");
+        assert_eq!(bob.store.reader(&read.stdout().cid), Some(alice.agent));
     });
 }
 

@@ -114,7 +114,7 @@ impl Agent {
         let calls: Arc<dyn Calls> = Arc::new(messaging.clone());
         let blocks = Blocks::start(&world, identity.clone(), calls.clone(), settings.blocks).await;
         let blocks = blocks.map_err(|error| StartError::Blocks(Box::new(error)))?;
-        let artifacts = Arc::new(InBlocks::new(blocks.clone(), world.clock.clone()));
+        let artifacts = Arc::new(InBlocks { blocks: blocks.clone(), world: world.clone(), identity: identity.clone() });
         let tasks = Tasks::start(&world, identity.clone(), calls, artifacts, locate, settings.tasks)?;
         let mut served = Vec::new();
         for (name, task) in settings.native_tasks {

@@ -1,16 +1,17 @@
 //! What one protocol needs of another, wired up.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use diai_blocks::{
-    Blocks, ContentError, DAG_PB, FetchError,
-    sealed::OpenError,
+    Blocks, ContentError, DAG_PB, FetchError, FetchOptions,
+    sealed::{self, OpenError, Source},
     unixfs::{self, ImportOptions, ReadError},
 };
-use diai_core::{AgentId, BoxFuture, Bytes, Cid, Clock, Instant};
+use diai_core::{AgentId, BoxFuture, Bytes, Cid, Instant, PeerId, World};
 use diai_discovery::{Discovery, FindOptions, Found};
+use diai_identity::{Certificate, Identity};
 use diai_messaging::{Device, Locate};
-use diai_tasks::{Access, ArtifactError, Artifacts, Candidates};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Content};
 use futures::StreamExt;
 
 /// How long to look for an agent that is called and not connected.
@@ -58,19 +59,35 @@ impl Candidates for ByDiscovery {
 /// Tasks keep programs, inputs and outputs in the block store. Outputs are durable but not pinned: a collection takes
 /// them when nobody wants them any more.
 pub(crate) struct InBlocks {
-    blocks: Blocks,
-    clock: Arc<dyn Clock>,
+    pub(crate) blocks: Blocks,
+    pub(crate) world: World,
+    pub(crate) identity: Identity,
 }
 
 impl InBlocks {
-    pub(crate) fn new(blocks: Blocks, clock: Arc<dyn Clock>) -> Self {
-        Self { blocks, clock }
+    fn devices(&self, agent: AgentId) -> Vec<PeerId> {
+        let peers = self.world.network.peers().into_iter();
+        peers.filter(|peer| peer.agent == Some(agent)).map(|peer| peer.peer).collect()
+    }
+
+    /// The certificate that `agent` showed on a connection that is there.
+    fn certificate(&self, agent: AgentId) -> Option<Certificate> {
+        let peers = self.world.network.peers().into_iter();
+        let shown = peers.filter(|peer| peer.agent == Some(agent)).find_map(|peer| peer.certificate);
+        shown.and_then(|bytes| Certificate::from_bytes(bytes).ok())
     }
 }
 
 impl Artifacts for InBlocks {
-    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
-        let (blocks, deadline) = (self.blocks.clone(), self.clock.now() + GET_WITHIN);
+    fn get(
+        &self,
+        cid: Cid,
+        max_bytes: u64,
+        access: Access,
+        holder: Option<AgentId>,
+    ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
+        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GET_WITHIN);
+        let holders = holder.map(|agent| self.devices(agent)).unwrap_or_default();
         Box::pin(async move {
             let failed = |error| match error {
                 ContentError::Read(ReadError::OverLimit { .. })
@@ -81,9 +98,14 @@ impl Artifacts for InBlocks {
                 }
                 other => ArtifactError::Store { reason: other.to_string() },
             };
-            let sealed = is_sealed(&blocks, cid, deadline).await.map_err(failed)?;
+            let options = FetchOptions { holders, ..FetchOptions::until(deadline) };
+            let sealed = is_sealed(&blocks, cid, &options).await.map_err(failed)?;
+            // With room for the nodes above the leaves, and for what encryption adds.
+            let options = FetchOptions { max_bytes: max_bytes + max_bytes / 4 + (1 << 20), ..options };
             if !sealed {
-                return blocks.get_bytes(cid, max_bytes, deadline).await.map(Bytes::from).map_err(failed);
+                blocks.fetch(cid, &options).await.map_err(|error| failed(error.into()))?;
+                let bytes = blocks.get_bytes(cid, max_bytes, deadline).await.map_err(failed)?;
+                return Ok(Content { bytes: bytes.into(), sealed });
             }
             if let Access::Task { context, proof } = access {
                 let expected = blocks.access_proof(cid, &context, deadline).await.map_err(failed)?;
@@ -92,21 +114,40 @@ impl Artifacts for InBlocks {
                     return Err(ArtifactError::NotAllowed { cid });
                 }
             }
-            open(&blocks, cid, max_bytes, deadline).await.map_err(failed)
+            blocks.fetch(cid, &options).await.map_err(|error| failed(error.into()))?;
+            let bytes = open(&blocks, cid, max_bytes, deadline).await.map_err(failed)?;
+            Ok(Content { bytes, sealed })
         })
     }
 
     fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
-        let (blocks, deadline) = (self.blocks.clone(), self.clock.now() + GET_WITHIN);
+        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GET_WITHIN);
         Box::pin(async move {
-            let sealed = is_sealed(&blocks, cid, deadline).await.ok()?;
+            let sealed = is_sealed(&blocks, cid, &FetchOptions::until(deadline)).await.ok()?;
             if sealed { blocks.access_proof(cid, &context, deadline).await.ok()? } else { None }
         })
     }
 
-    fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
-        let blocks = self.blocks.clone();
+    fn put(&self, bytes: Bytes, reader: Option<AgentId>) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
+        let (blocks, world, identity) = (self.blocks.clone(), self.world.clone(), self.identity.clone());
+        let me = reader == Some(identity.agent());
+        let certificate = reader.filter(|_| !me).map(|agent| (agent, self.certificate(agent)));
         Box::pin(async move {
+            if reader.is_some() {
+                let recipients = match certificate {
+                    Some((_, Some(certificate))) => vec![certificate],
+                    Some((agent, None)) => {
+                        let reason = format!("{agent} has left, and with it the key to encrypt its outputs for");
+                        return Err(ArtifactError::Store { reason });
+                    }
+                    None => Vec::new(),
+                };
+                let source = Source::Files(vec![(String::new(), bytes)]);
+                let sealed = sealed::seal(&world, blocks.store(), &identity, source, &recipients).await;
+                return sealed
+                    .map(|sealed| sealed.root)
+                    .map_err(|error| ArtifactError::Store { reason: error.to_string() });
+            }
             let failed = |error: &dyn std::error::Error| ArtifactError::Store { reason: error.to_string() };
             let imported = unixfs::import_reader(blocks.store(), &bytes[..], &ImportOptions::default()).await;
             Ok(imported.map_err(|error| failed(&error))?.root())
@@ -137,11 +178,11 @@ impl Artifacts for InBlocks {
 }
 
 /// Whether `cid` is sealed; only its root is fetched, and only if it can be a folder.
-async fn is_sealed(blocks: &Blocks, cid: Cid, deadline: Instant) -> Result<bool, ContentError> {
+async fn is_sealed(blocks: &Blocks, cid: Cid, options: &FetchOptions) -> Result<bool, ContentError> {
     if cid.codec() != DAG_PB {
         return Ok(false);
     }
-    blocks.get_block(cid, deadline).await?;
+    blocks.fetcher().block(cid, options).await?;
     blocks.is_sealed(cid).await
 }
 

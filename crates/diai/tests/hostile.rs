@@ -7,7 +7,7 @@ mod common;
 use common::{HELLO, add, connect, echo, echoing, enter, find, identity, ids, start, until, within};
 use diai::{
     Agent, TaskSpec, World,
-    blocks::{AddOptions, bitswap::Version},
+    blocks::{AddOptions, ContentError, bitswap::Version},
     core::{OpenError, ProtocolId, memory::Sim},
     discovery::RECORD_PROTOCOL,
     messaging::message::SESSION,
@@ -114,7 +114,12 @@ fn a_stranger_reads_no_sealed_content_through_whoever_may_open_it() {
         let refused = through_bob(&mallory).await.unwrap_err();
         assert_eq!(refused.code(), "not_allowed", "{refused}");
         let read = through_bob(&carol).await.unwrap();
-        assert_eq!(read.stdout().inline.as_deref(), Some(&b"hello, the secret"[..]));
+        let answer = carol.tasks().content(read.stdout()).await.unwrap();
+        assert_eq!(answer, "hello, the secret");
+        // Nor what was made of it.
+        assert!(bob.blocks().is_sealed(read.stdout().cid).await.unwrap());
+        let opened = mallory.blocks().open_sealed(read.stdout().cid, 1 << 20, within(&mallory, 30)).await;
+        assert!(matches!(opened, Err(ContentError::Open(_))), "{opened:?}");
         // Nor its own program or input, once Bob himself has run it.
         through_bob(&bob).await.unwrap();
         assert_eq!(through_bob(&mallory).await.unwrap_err().code(), "not_allowed");

@@ -110,8 +110,10 @@ async fn deliver(agent: Agent, membership: Arc<Membership>, link: Arc<Link>, bod
     let workspace = membership.workspace().await?;
     for (path, cid) in delivery.files {
         let deadline = agent.world().clock.now() + WITHIN;
-        let content = agent.blocks().get_bytes(cid.parse()?, MAX_BYTES, deadline).await?;
-        collaborator::put(&workspace, &link, path, content.into()).await?;
+        // Made of a sealed idea, it is sealed for the creator and this agent.
+        let files = agent.blocks().open_sealed(cid.parse()?, MAX_BYTES, deadline).await?;
+        let (_, content) = files.into_iter().next().ok_or("the output is empty")?;
+        collaborator::put(&workspace, &link, path, content).await?;
     }
     Ok(())
 }

@@ -22,8 +22,8 @@ use self::{
     wasm::{Compiled, Wasm},
 };
 use crate::{
-    Access, ArtifactError, Artifacts, Bid, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES, NativeRequest,
-    Program, TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
+    Access, ArtifactError, Artifacts, Bid, Content, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES,
+    NativeRequest, Program, TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
     codec::clip,
     error::{GuestError, HostFault},
     message::MAX_DETAIL_BYTES,
@@ -89,6 +89,8 @@ impl RawOutput {
 pub(crate) struct Ran {
     pub(crate) outcome: Result<RawOutput, GuestError>,
     pub(crate) usage: Usage,
+    /// Something that it read was encrypted: what it wrote is as secret.
+    pub(crate) sealed: bool,
 }
 
 /// The right to wait for a slot and to take it; given back with the last clone.
@@ -240,13 +242,16 @@ impl Executor {
     pub(crate) async fn execute(&self, job: Job, admission: Admission) -> Result<Ran, HostFault> {
         let mut bytes_in = 0;
         let program = match &job.spec.program {
-            Program::Wasm(cid) => match self.program(*cid, job.to_program(), &mut bytes_in, &admission).await? {
+            Program::Wasm(cid) => match self.program(*cid, &job, &mut bytes_in, &admission).await? {
                 Ok(compiled) => Some(compiled),
-                Err(error) => return Ok(Ran { outcome: Err(error), usage: Usage { bytes_in, ..Usage::default() } }),
+                Err(error) => {
+                    let usage = Usage { bytes_in, ..Usage::default() };
+                    return Ok(Ran { outcome: Err(error), usage, sealed: false });
+                }
             },
             Program::Service(_) => None,
         };
-        let inputs = self.inputs(&job, &mut bytes_in).await?;
+        let (inputs, sealed) = self.inputs(&job, &mut bytes_in).await?;
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| closed())?;
         let began = self.world.clock.now();
         let name = job.spec.program.clone();
@@ -262,13 +267,14 @@ impl Executor {
         self.learn(name, run);
         let bytes_out = outcome.as_ref().map_or(0, RawOutput::bytes);
         let wall_ms = u64::try_from(run.as_millis()).unwrap_or(u64::MAX);
-        Ok(Ran { outcome, usage: Usage { fuel, bytes_in, bytes_out, wall_ms } })
+        Ok(Ran { outcome, usage: Usage { fuel, bytes_in, bytes_out, wall_ms }, sealed })
     }
 
-    async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access) -> Result<Bytes, HostFault> {
+    /// Whoever gives the task has what it needs, or knows who.
+    async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access, from: AgentId) -> Result<Content, HostFault> {
         let deadline = self.world.clock.now() + self.config.fetch_timeout;
-        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes, access)).await {
-            Ok(Ok(bytes)) => Ok(bytes),
+        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes, access, Some(from))).await {
+            Ok(Ok(content)) => Ok(content),
             Ok(Err(ArtifactError::NotFound { cid, asked })) => Err(HostFault::NotFound { cid, asked }),
             Ok(Err(error @ ArtifactError::NotAllowed { .. })) => {
                 Err(HostFault::NotAllowed { reason: error.to_string() })
@@ -284,7 +290,7 @@ impl Executor {
     async fn program(
         &self,
         cid: Cid,
-        access: Access,
+        job: &Job,
         bytes_in: &mut u64,
         admission: &Admission,
     ) -> Result<Result<Compiled, GuestError>, HostFault> {
@@ -296,28 +302,31 @@ impl Executor {
             };
             offload(&*self.world.offload, make).await.map_err(|_| closed())?;
         }
-        let wasm = self.wasm()?;
+        let (wasm, access) = (self.wasm()?, job.to_program());
         if let Some(known) = wasm.known(&cid)
             && (known.open || access == Access::Own)
         {
             return Ok(known.compiled);
         }
-        let bytes = self.fetch(cid, self.config.max_program_bytes, access).await?;
+        let Content { bytes, .. } = self.fetch(cid, self.config.max_program_bytes, access, job.from).await?;
         *bytes_in += bytes.len() as u64;
         // What was got for another agent is open to all.
         wasm.compile(cid, bytes, access != Access::Own, admission.clone()).await
     }
 
-    async fn inputs(&self, job: &Job, bytes_in: &mut u64) -> Result<Vec<(String, Bytes)>, HostFault> {
+    /// The inputs, and whether one of them was encrypted.
+    async fn inputs(&self, job: &Job, bytes_in: &mut u64) -> Result<(Vec<(String, Bytes)>, bool), HostFault> {
+        let mut any_sealed = false;
         let mut inputs = Vec::with_capacity(job.spec.inputs.len());
         let mut room = self.config.max_input_bytes;
         for (place, input) in job.spec.inputs.iter().enumerate() {
-            let bytes = self.fetch(input.cid, room, job.to_input(place)).await?;
+            let Content { bytes, sealed } = self.fetch(input.cid, room, job.to_input(place), job.from).await?;
+            any_sealed |= sealed;
             room = room.saturating_sub(bytes.len() as u64);
             *bytes_in += bytes.len() as u64;
             inputs.push((input.name.clone(), bytes));
         }
-        Ok(inputs)
+        Ok((inputs, any_sealed))
     }
 
     async fn native(

@@ -18,7 +18,7 @@ use diai_core::{
     memory::{AgentSpec, Sim},
 };
 use diai_identity::Identity;
-use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, TaskSpec, Tasks};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, Content, TaskSpec, Tasks};
 use futures::{FutureExt, StreamExt};
 use multihash::Multihash;
 use sha2::{Digest, Sha256};
@@ -172,6 +172,8 @@ pub struct Store {
     /// What counts as encrypted, and who can open it: the stores with one of these keys.
     sealed: Arc<Mutex<BTreeMap<Cid, u8>>>,
     keys: Arc<Mutex<Vec<u8>>>,
+    /// For whom outputs were stored.
+    readers: Arc<Mutex<BTreeMap<Cid, AgentId>>>,
 }
 
 impl Store {
@@ -201,17 +203,33 @@ impl Store {
         granted.then(|| Sha256::new().chain_update([key]).chain_update(context).finalize().into())
     }
 
+    pub fn reader(&self, cid: &Cid) -> Option<AgentId> {
+        self.readers.lock().unwrap().get(cid).copied()
+    }
+
     pub fn holds(&self, cid: &Cid) -> bool {
         self.own.lock().unwrap().contains_key(cid)
     }
 
     fn at_another(&self) -> Self {
-        Self { own: Arc::default(), pool: self.pool.clone(), sealed: self.sealed.clone(), keys: Arc::default() }
+        Self {
+            own: Arc::default(),
+            pool: self.pool.clone(),
+            sealed: self.sealed.clone(),
+            keys: Arc::default(),
+            readers: Arc::default(),
+        }
     }
 }
 
 impl Artifacts for Store {
-    fn get(&self, cid: Cid, max_bytes: u64, access: Access) -> BoxFuture<'static, Result<Bytes, ArtifactError>> {
+    fn get(
+        &self,
+        cid: Cid,
+        max_bytes: u64,
+        access: Access,
+        _: Option<AgentId>,
+    ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
         let store = self.clone();
         async move {
             if let Access::Task { context, proof } = access
@@ -226,7 +244,8 @@ impl Artifacts for Store {
                 return Err(ArtifactError::TooLarge { cid, max_bytes });
             }
             store.own.lock().unwrap().insert(cid, bytes.clone());
-            Ok(bytes)
+            let sealed = store.sealed.lock().unwrap().contains_key(&cid);
+            Ok(Content { bytes, sealed })
         }
         .boxed()
     }
@@ -235,8 +254,11 @@ impl Artifacts for Store {
         futures::future::ready(self.proof(cid, context)).boxed()
     }
 
-    fn put(&self, bytes: Bytes) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
+    fn put(&self, bytes: Bytes, reader: Option<AgentId>) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
         let cid = self.add(bytes);
+        if let Some(reader) = reader {
+            self.readers.lock().unwrap().insert(cid, reader);
+        }
         futures::future::ready(Ok(cid)).boxed()
     }
 
