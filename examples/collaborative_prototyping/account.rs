@@ -30,9 +30,9 @@ pub enum Event {
         /// did:key.
         agent: String,
     },
-    /// One of the seven steps begins.
+    /// A step begins.
     Step {
-        /// 1 to 7.
+        /// From 1.
         number: u32,
         /// A few words.
         title: String,

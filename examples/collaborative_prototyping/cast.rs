@@ -1,9 +1,12 @@
 //! The processes of the story: started, listened to, ended.
 
+#![allow(clippy::disallowed_methods, reason = "a program's own processes and time, outside any agent")]
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -19,6 +22,8 @@ use crate::{
     roles::{Outcome, Role},
 };
 
+/// How long a process may take to end gracefully.
+const END_WITHIN: Duration = Duration::from_secs(20);
 /// Lines of all processes that wait to be read.
 const BACKLOG: usize = 1024;
 
@@ -140,8 +145,12 @@ impl Cast {
             let _ = actor.orders.write_all(line.as_bytes()).await;
             let _ = actor.orders.flush().await;
         }
-        for actor in self.actors.values_mut().filter(|actor| !actor.dead) {
-            actor.child.wait().await?;
+        for (name, actor) in self.actors.iter_mut().filter(|(_, actor)| !actor.dead) {
+            // Whoever does not end is ended when it is dropped.
+            match tokio::time::timeout(END_WITHIN, actor.child.wait()).await {
+                Ok(ended) => drop(ended?),
+                Err(_) => tracing::warn!(%name, "did not end in time"),
+            }
         }
         Ok(())
     }

@@ -143,6 +143,10 @@ fn script(args: &Args) -> Result<Script, Usage> {
     } else {
         args.market.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
     };
+    if args.kill == Some(Victim::Source) && parts.len() < 2 {
+        let problem = "--kill source needs two sources or more, so that another holds its part; name a second --market";
+        return Err(Usage(problem.into()));
+    }
     Ok(Script {
         idea,
         market: format!("{rows} prices at {} sources ({origin})", parts.len()),

@@ -3,10 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "a program's own files and time, outside any agent")]
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use diai_examples::collaborative_prototyping::{
-    account::{Account, Event},
+    account::{Account, Event, seconds},
     report::{Agreement, Integrity, Person, Report, Step, Sync},
 };
 
@@ -17,6 +21,8 @@ use crate::{
     roles::{Outcome, Role},
 };
 
+/// A story that takes longer has lost somebody without noticing.
+const AT_MOST: Duration = Duration::from_secs(180);
 const COLLABORATORS: [Role; 4] = [Role::Creator, Role::Modeller, Role::SecondModeller, Role::Analyst];
 
 /// Tells the story and writes its result.
@@ -30,6 +36,7 @@ pub(crate) async fn tell(script: Script, account: Account) -> Outcome {
         biased;
         _ = tokio::signal::ctrl_c() => Err("interrupted; all agents were ended".into()),
         told = story.play() => told,
+        () = tokio::time::sleep(AT_MOST) => Err(format!("the story has not ended within {AT_MOST:?}").into()),
     }?;
     story.cast.end().await
 }
@@ -192,6 +199,7 @@ impl Story {
                 let place = self.cast.name_of(&place);
                 let started_ms = self.at_ms().saturating_sub(took_ms);
                 let who = if place == "here" || !self.is_actor(&place) { name } else { place.clone() };
+                self.note(&who, format!("{what} ({})", seconds(took_ms)))?;
                 self.report.steps.push(Step { who, what, place, started_ms, took_ms });
                 Ok(())
             }
@@ -281,6 +289,11 @@ impl Story {
 
     /// Writes the report and says that all is done.
     fn finish(&mut self) -> Outcome {
+        if let Some(victim) = self.script.kill
+            && !self.killed
+        {
+            return Err(format!("the story came to its end before the {victim:?} could be killed").into());
+        }
         let out = self.script.out.clone();
         let read = |name: &str| std::fs::read(out.join(name)).map_err(|error| format!("cannot read {name}: {error}"));
         self.report.picture_png = read("model.png")?;

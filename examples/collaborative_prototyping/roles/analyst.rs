@@ -14,7 +14,7 @@ use diai::{
 };
 use diai_examples::guests;
 use futures::future::try_join_all;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::sync::Notify;
 
 use super::{
     Outcome,
@@ -30,7 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(90);
 
 pub(crate) async fn play(builder: AgentBuilder, link: &Arc<Link>, sources: usize) -> Outcome {
     let agent = builder.start().await?;
-    let membership = Arc::new(Membership::open(&agent)?);
+    let membership = Arc::new(Membership::open(&agent, link)?);
     let go_on = Arc::new(Notify::new());
     let analyst = Analyst {
         agent: agent.clone(),
@@ -51,16 +51,6 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Arc<Link>, sources: usize
     enter(&agent, link, false).await?;
     link.tell(Tell::Joined);
 
-    let mut tasks = JoinSet::new();
-    let watching = (membership.clone(), agent.clone(), link.clone());
-    tasks.spawn(async move {
-        let (membership, agent, link) = watching;
-        let mut inner = JoinSet::new();
-        if let Ok(workspace) = membership.workspace().await {
-            collaborator::watch(&workspace, &agent, &link, &mut inner);
-            inner.join_all().await;
-        }
-    });
     loop {
         match link.order().await {
             Order::GoOn => go_on.notify_one(),
@@ -90,7 +80,8 @@ impl Analyst {
         let agent = &self.agent;
         let start = agent.world().clock.now();
         let parts = self.parts().await?;
-        self.link.note(format!("finds {} parts of the market, each held by two sources", parts.len()));
+        let holders = parts.iter().map(|(_, holders)| holders.len()).min().unwrap_or_default();
+        self.link.note(format!("finds {} parts of the market, each held by {holders} sources", parts.len()));
         self.link.tell(Tell::PartsKnown);
         self.go_on.notified().await;
 

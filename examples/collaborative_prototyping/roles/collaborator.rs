@@ -1,9 +1,13 @@
 //! What all collaborators do: join the workspace, tell what they see in it, and say at the end what they have.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use diai::{
-    Agent, Bytes, CallOptions, Calls, Refusal, Reply, StreamExt,
+    Agent, AgentId, Bytes, CallOptions, Calls, Refusal, Reply, StreamExt,
     blocks::{Workspace, WorkspaceEvent},
     core::{BoxFuture, Registration, service_fn},
     discovery::Found,
@@ -21,23 +25,30 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct Membership {
     joined: watch::Receiver<Option<Workspace>>,
     _served: Registration,
+    /// Watches the workspace.
+    _tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Membership {
-    /// Takes invitations from now on.
-    pub(super) fn open(agent: &Agent) -> Outcome<Self> {
+    /// Takes invitations from now on, and tells of what comes into the workspace from its first entry on.
+    pub(super) fn open(agent: &Agent, link: &Arc<Link>) -> Outcome<Self> {
+        let tasks = Arc::new(Mutex::new(JoinSet::new()));
+        let (me, told, watching) = (agent.id(), link.clone(), tasks.clone());
         let (joined, receiver) = watch::channel(None);
         let (blocks, joined) = (agent.blocks().clone(), Arc::new(joined));
         let join = service_fn(move |request| {
             let (blocks, joined) = (blocks.clone(), joined.clone());
+            let (told, watching) = (told.clone(), watching.clone());
             async move {
                 let refused = |error: diai::blocks::workspace::JoinError| Refusal::Failed { reason: error.to_string() };
                 let workspace = blocks.join_workspace(request.body).await.map_err(refused)?;
+                // Before the creator hears that it may go on.
+                watch(&workspace, me, &told, &mut watching.lock().unwrap_or_else(PoisonError::into_inner));
                 joined.send_replace(Some(workspace));
                 Ok(Reply::Whole(Bytes::new()))
             }
         });
-        Ok(Self { joined: receiver, _served: agent.messaging().register(INVITE, join)? })
+        Ok(Self { joined: receiver, _served: agent.messaging().register(INVITE, join)?, _tasks: tasks })
     }
 
     /// The workspace; waits for the invitation.
@@ -78,8 +89,8 @@ pub(super) fn put(
 }
 
 /// Tells of entries of others as they come.
-pub(super) fn watch(workspace: &Workspace, agent: &Agent, link: &Arc<Link>, tasks: &mut JoinSet<()>) {
-    let (mut events, me, link) = (workspace.events(), agent.id(), link.clone());
+pub(super) fn watch(workspace: &Workspace, me: AgentId, link: &Arc<Link>, tasks: &mut JoinSet<()>) {
+    let (mut events, link) = (workspace.events(), link.clone());
     tasks.spawn(async move {
         while let Some(event) = events.next().await {
             if let WorkspaceEvent::EntryAdded { path, owner, put_at, seen_at } = event

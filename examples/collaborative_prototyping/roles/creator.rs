@@ -85,7 +85,7 @@ impl Creator<'_> {
         let members: Vec<_> = modellers.iter().chain(&analysts).cloned().collect();
         let certificates: Vec<_> = members.iter().map(|found| found.record.certificate().clone()).collect();
         let workspace = agent.blocks().create_workspace("prototype", certificates.clone()).await?;
-        collaborator::watch(&workspace, agent, link, tasks);
+        collaborator::watch(&workspace, agent.id(), link, tasks);
         collaborator::invite(agent, &workspace, &members).await?;
         link.note(format!("opens a workspace for {} collaborators and invites them", members.len() + 1));
         collaborator::put(&workspace, link, "idea.signed", signed.to_bytes()).await?;
@@ -164,11 +164,17 @@ impl Creator<'_> {
                     bid.participant(),
                 )
                 .await;
-            match result {
+            // A model that is not right, or not delivered, is none.
+            let accepted = match result {
                 Ok(output) => {
                     let (what, took_ms) = ("modelled the ring".to_owned(), since_ms(self.agent, start));
                     self.link.tell(Tell::Did { what, place: output.worker.to_string(), took_ms });
-                    let facts = self.accept(&output).await?;
+                    self.accept(&output).await
+                }
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok(facts) => {
                     self.agreed(&agreement, "fulfilled", false);
                     records.push(Record { agreement, state: "fulfilled", reason: None });
                     return Ok((records, facts));

@@ -21,6 +21,8 @@ pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How long to look for somebody before giving up.
 const FIND_WITHIN: Duration = Duration::from_secs(30);
+/// Between one lookup and the next.
+const BETWEEN_LOOKUPS: Duration = Duration::from_millis(50);
 /// One lookup; several are made while too few are found.
 const LOOKUP: Duration = Duration::from_secs(3);
 
@@ -96,7 +98,12 @@ async fn find(agent: &Agent, path: &str, wanted: usize) -> Outcome<Vec<Found>> {
     let deadline = clock.now() + FIND_WITHIN;
     let path = path.parse()?;
     let mut found: BTreeMap<AgentId, Found> = BTreeMap::new();
+    let mut first = true;
     while found.len() < wanted {
+        if !std::mem::take(&mut first) {
+            // Those who are missing are only about to join.
+            clock.sleep_until(clock.now() + BETWEEN_LOOKUPS).await;
+        }
         if clock.now() >= deadline {
             return Err(format!("only {} of {wanted} agents offer {path} within {FIND_WITHIN:?}", found.len()).into());
         }

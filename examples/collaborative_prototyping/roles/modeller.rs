@@ -10,7 +10,6 @@ use diai::{
 };
 use diai_examples::guests;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
 
 use super::{
     Outcome,
@@ -71,7 +70,7 @@ impl Bidder for Modeller {
 
 pub(crate) async fn play(builder: AgentBuilder, link: &Arc<Link>, pace: Pace) -> Outcome {
     let agent = builder.start().await?;
-    let membership = Arc::new(Membership::open(&agent)?);
+    let membership = Arc::new(Membership::open(&agent, link)?);
     let program = agent.blocks().add_bytes(Bytes::from_static(guests::RING), AddOptions::default()).await?.cid;
     let calls = Arc::new(agent.messaging().clone());
     let negotiator = Negotiator::new(agent.world(), calls, agent.identity().clone());
@@ -80,16 +79,6 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Arc<Link>, pace: Pace) ->
     enter(&agent, link, false).await?;
     link.tell(Tell::Joined);
 
-    let mut tasks = JoinSet::new();
-    let watching = (membership.clone(), agent.clone(), link.clone());
-    tasks.spawn(async move {
-        let (membership, agent, link) = watching;
-        let mut inner = JoinSet::new();
-        if let Ok(workspace) = membership.workspace().await {
-            collaborator::watch(&workspace, &agent, &link, &mut inner);
-            inner.join_all().await;
-        }
-    });
     collaborator::until_the_end(&agent, link, &membership).await
 }
 

@@ -58,15 +58,14 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Link, data_dir: &Path, so
     let part = Part { cid: added.cid.to_string(), owner: agent.id().to_string() };
     held.lock().unwrap_or_else(PoisonError::into_inner).push(part.clone());
 
-    if let Some(neighbour) = next_after(agent.id(), others.iter().map(|found| found.agent()).collect()) {
+    let neighbour = next_after(agent.id(), others.iter().map(|found| found.agent()).collect());
+    if let Some(neighbour) = neighbour {
         let body = serde_json::to_vec(&part)?;
         agent.messaging().call(neighbour, HOLD, body.into(), CallOptions::within(WITHIN).idempotent()).await?;
     }
-    link.note(format!(
-        "holds {rows} prices, sealed for {} readers, and a copy lies with a neighbour",
-        others.len() + 1
-    ));
-    let what = format!("sealed {rows} prices and had them copied");
+    let copy = if neighbour.is_some() { "a copy lies with a neighbour" } else { "there is no other source for a copy" };
+    link.note(format!("holds {rows} prices, sealed for {} readers, and {copy}", others.len() + 1));
+    let what = format!("sealed {rows} prices{}", if neighbour.is_some() { " and had them copied" } else { "" });
     link.tell(Tell::Did { what, place: "here".into(), took_ms: since_ms(&agent, start) });
     link.tell(Tell::Joined);
     until_the_end(&agent, link).await;
