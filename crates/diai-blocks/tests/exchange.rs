@@ -11,6 +11,7 @@ use diai_blocks::{
     bitswap::{Message, Payload, Prefix, Version, decode, encode},
     fetch::{FetchError, FetchOptions},
     handle::{AddOptions, ContentError},
+    unixfs,
 };
 use diai_core::{AcceptOptions, World, frame, memory::Sim};
 use futures::{AsyncWriteExt, StreamExt};
@@ -283,5 +284,31 @@ fn what_is_added_goes_at_once_to_those_who_wait_for_it() {
         let (got, added_at) = futures::join!(wanting, adding);
         assert_eq!(Bytes::from(got.unwrap()), content);
         assert!(bob.world.clock.now().since(added_at).as_millis() < 1000);
+    });
+}
+
+#[test]
+fn readers_that_pause_hold_up_no_other_fetch() {
+    let sim = Sim::new(14);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        alice.connect(&bob).await;
+        let mut paused = Vec::new();
+        for seed in 0..3 {
+            let added = alice.blocks.add_bytes(noise(seed, 40 << 20), AddOptions::default()).await.unwrap();
+            let source = bob.blocks.fetcher().source(FetchOptions::until(bob.within(60)));
+            paused.push((source, added.cid));
+        }
+        let mut reading: Vec<_> =
+            paused.iter().map(|(source, cid)| Box::pin(unixfs::read(source, *cid, u64::MAX))).collect();
+        for reader in &mut reading {
+            reader.next().await.unwrap().unwrap();
+        }
+        // They hold what they have asked for, and take nothing more.
+        bob.world.clock.sleep_until(bob.within(5)).await;
+        let content = noise(14, 8 << 20);
+        let cid = alice.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap().cid;
+        let got = bob.blocks.get_bytes(cid, 64 << 20, bob.within(10)).await.unwrap();
+        assert_eq!(Bytes::from(got), content);
     });
 }
