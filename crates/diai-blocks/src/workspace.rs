@@ -11,7 +11,8 @@
 //! - The **root** is a plain UnixFS folder and a pure function of the set of signed heads: for each head its opaque name,
 //!   leading to the signed head as a raw block, and for each entry its opaque name, leading to the sealed part. So all who
 //!   have the same heads have the same root CID, and anybody may fetch it.
-//! - Parts of other members are fetched and pinned, so that each member holds everything.
+//! - Parts of other members are fetched and pinned, so that each member holds everything. A part that makes no sense is
+//!   left out, with a [`WorkspaceEvent::Unreadable`]. The root is announced as soon as it is known.
 //!
 //! Opaque names are the first 16 bytes of `SHA-256("diai/workspace-name/1" || secret || kind || agent id || path)`, kind
 //! `h` for a head (no path) and `e` for an entry; in the folder they are hex, a head's after `h-`.

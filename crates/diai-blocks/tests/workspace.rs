@@ -287,3 +287,23 @@ fn pins_of_parts_removed_shortly_before_a_crash_are_gone_after_it() {
         assert_eq!(alice.blocks.pins().await.unwrap().len(), pins - 1);
     });
 }
+
+#[test]
+fn a_part_that_is_removed_while_it_is_fetched_is_not_kept() {
+    let sim = Sim::new(9);
+    sim.clone().run(async move {
+        let team = team(&sim, &[1, 2]).await;
+        team[0].1.put("small", "stays").await.unwrap();
+        roots(&team, 1).await;
+        let (bob, _) = &team[1];
+        let pins = bob.blocks.pins().await.unwrap().len();
+        for millis in [1, 30] {
+            team[0].1.put("large", noise(millis, 8 << 20)).await.unwrap();
+            let later = bob.world.clock.now() + std::time::Duration::from_millis(millis);
+            bob.world.clock.sleep_until(later).await;
+            team[0].1.remove("large").await.unwrap();
+            bob.world.clock.sleep_until(bob.within(30)).await;
+            assert_eq!(bob.blocks.pins().await.unwrap().len(), pins, "removed after {millis} ms");
+        }
+    });
+}
