@@ -60,7 +60,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn echo(bench: &Bench, client: &bare::Client) -> Result<contest::Work> {
+pub(crate) fn echo(bench: &Bench, client: &bare::Client) -> Result<contest::Work> {
     let stream = Arc::new(Mutex::new(bench.runtime.block_on(client.open(bare::ECHO))?));
     Ok(timed(move || {
         let stream = stream.clone();

@@ -1,4 +1,5 @@
-//! A tiny WASM task on another agent, its program warm and its result inline, against a call to the same agent.
+//! A tiny WASM task on another agent, its program warm and its result inline, against a call to the same agent, and
+//! against an echo on an open stream.
 
 use std::sync::{
     Arc,
@@ -9,9 +10,10 @@ use diai::{Bytes, CallOptions, Calls, TaskSpec, blocks::AddOptions};
 
 use crate::{
     Bench, Failure, Result, agents,
-    bare::BODY,
+    bare::{self, BODY, Security},
     card::{Row, short},
     contest::{self, Plan, timed},
+    round_trip::echo,
 };
 
 /// Writes two bytes to its standard output.
@@ -53,14 +55,21 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
         async move { drop(calls.call(to, agents::ECHO, body, CallOptions::default()).await.expect("it is served")) }
     });
     let plan = Plan { turn: 16, samples: 50, pieces: 16, throughput: None };
-    let [ours, call] = contest::run(bench, "task", plan, [("diai task", ours), ("round trip", call)]);
-    let ratio = ours.over(&call);
+    let (_server, tls) = bench.on_workers(bare::pair(Security::Tls))?;
+    let contenders = [("diai task", ours), ("round trip", call), ("open stream echo", echo(bench, &tls)?)];
+    let [ours, call, echo] = contest::run(bench, "task", plan, contenders);
+    let (ratio, over_echo) = (ours.over(&call), ours.over(&echo));
     bench.card.add(Row {
         what: "tiny WASM task on a peer, warm, result inline and signed, p50 (p99)",
         ours: format!("{} ({})", short(ours.p50()), short(ours.p99())),
-        bare: format!("a call to the same peer {} ({})", short(call.p50()), short(call.p99())),
-        ratio: format!("{ratio:.2}x the call"),
-        bar: "at most 3x",
+        bare: format!(
+            "a call to the same peer {} ({}); echo on an open libp2p stream {}",
+            short(call.p50()),
+            short(call.p99()),
+            short(echo.p50())
+        ),
+        ratio: format!("{ratio:.2}x the call, {over_echo:.2}x the echo"),
+        bar: "at most 3x the call",
         met: Some(ratio <= 3.0),
     });
     bench.runtime.block_on(async { futures::join!(asker.shutdown(), worker.shutdown()) });

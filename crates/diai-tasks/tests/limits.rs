@@ -216,3 +216,24 @@ fn dropping_the_handle_stops_the_guest_and_frees_its_slot() {
         tasks.run(alice.program(guests::NOTHING)).await.unwrap();
     });
 }
+
+#[test]
+fn a_program_that_was_quick_and_is_no_longer_is_not_cut_short() {
+    let group = Group::new(29, 1);
+    let alice = group.peers[0].clone();
+    group.sim.run(async move {
+        let tasks = alice.start(Config::default());
+        for nonce in 0..3 {
+            let quick = tasks.run(alice.program(guests::MOODY).nonce(nonce)).await.unwrap();
+            assert!(quick.usage.fuel < 1_000, "{:?}", quick.usage);
+        }
+        for nonce in 0..3 {
+            let slow = tasks.run(alice.program(guests::MOODY).arg("slowly").nonce(nonce)).await.unwrap();
+            assert_eq!(slow.stdout().inline.as_deref(), Some(&b"ok"[..]));
+            assert!(slow.usage.fuel > 10_000_000, "{:?}", slow.usage);
+        }
+        let limits = Limits { fuel: 50_000, ..Limits::default() };
+        let cut = tasks.run(alice.program(guests::MOODY).arg("slowly").limits(limits)).await.unwrap_err();
+        assert_eq!(cut.code(), "fuel_exhausted");
+    });
+}

@@ -56,6 +56,8 @@ pub(super) struct Fs {
     next: NodeId,
     used: u64,
     max_bytes: u64,
+    /// Bytes by which files have grown, until somebody asks.
+    grown: u64,
 }
 
 impl Fs {
@@ -72,7 +74,12 @@ impl Fs {
         let root = |content, writable| Node { content, writable, open: 1, linked: true };
         nodes.insert(IN, root(Content::Folder(entries), false));
         nodes.insert(OUT, root(Content::Folder(BTreeMap::new()), true));
-        Self { nodes, next, used: 0, max_bytes }
+        Self { nodes, next, used: 0, max_bytes, grown: 0 }
+    }
+
+    /// Bytes that were written to make files longer, since the last time: for a host call to be paid by.
+    pub(super) fn take_grown(&mut self) -> u64 {
+        std::mem::take(&mut self.grown)
     }
 
     /// Takes `bytes` off what the guest may still write.
@@ -324,7 +331,10 @@ impl Fs {
         }
         let old = self.len(id);
         match len.checked_sub(old) {
-            Some(more) => self.reserve(more)?,
+            Some(more) => {
+                self.reserve(more)?;
+                self.grown += more;
+            }
             None => self.used = self.used.saturating_sub(old - len),
         }
         let target = usize::try_from(len).map_err(|_| Errno::FBig)?;

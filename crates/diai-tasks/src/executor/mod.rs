@@ -33,6 +33,8 @@ use crate::{
 
 /// Programs whose running time is remembered.
 const MAX_ESTIMATES: usize = 256;
+/// A program that usually takes less is tried without a change of the thread.
+const QUICK: Duration = Duration::from_millis(1);
 /// What a program is thought to take before it ever ran here.
 const UNKNOWN_RUN: Duration = Duration::from_secs(1);
 
@@ -255,16 +257,20 @@ impl Executor {
         let slot = self.slots.clone().acquire_owned().await.map_err(|_| closed())?;
         let began = self.world.clock.now();
         let name = job.spec.program.clone();
+        let mut misjudged = false;
         let (outcome, fuel) = match program {
             Some(compiled) => {
-                let guest = Guest::new(&job.spec, inputs, job.context);
-                let ended = self.wasm()?.run(compiled, &job.spec, guest, slot).await?;
+                let guest = || Guest::new(&job.spec, inputs.clone(), job.context.clone());
+                let quick = self.usual_run(Some(&name)) < QUICK;
+                let ended = self.wasm()?.run(compiled, &job.spec, guest, slot, quick).await?;
+                misjudged = ended.misjudged;
                 (ended.outcome, ended.fuel)
             }
             None => (self.native(job, inputs, slot).await?, 0),
         };
         let run = self.world.clock.now().since(began);
-        self.learn(name, run);
+        // Whoever was quick and no longer is has to be quick a few times to be believed again.
+        self.learn(name, if misjudged { run.max(QUICK * 5) } else { run });
         let bytes_out = outcome.as_ref().map_or(0, RawOutput::bytes);
         let wall_ms = u64::try_from(run.as_millis()).unwrap_or(u64::MAX);
         Ok(Ran { outcome, usage: Usage { fuel, bytes_in, bytes_out, wall_ms }, sealed })

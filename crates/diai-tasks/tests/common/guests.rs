@@ -166,3 +166,18 @@ pub const FOREIGN: &str = r#"(module (import "env" "open_the_door" (func)) (memo
 
 /// No command.
 pub const LIBRARY: &str = r#"(module (memory (export "memory") 1) (func (export "add")))"#;
+
+/// Writes two bytes: at once without an argument, after ten million rounds with one.
+pub const MOODY: &str = r#"(module
+  (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\08\00\00\00\02\00\00\00ok")
+  (func (export "_start") (local $left i32)
+    (drop (call $sizes (i32.const 32) (i32.const 36)))
+    (if (i32.gt_u (i32.load (i32.const 32)) (i32.const 1)) (then
+      (local.set $left (i32.const 10000000))
+      (loop $l
+        (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+        (br_if $l (local.get $left)))))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#;

@@ -47,7 +47,7 @@ fn host(
     let (bytes, guest) = memory.data_and_store_mut(&mut caller);
     let mut view = View::new(bytes);
     let answer = call(&mut view, guest);
-    let moved = view.moved;
+    let moved = view.moved + guest.fs.take_grown();
     let price = CALL_FUEL + moved / BYTES_PER_FUEL;
     let left = caller.get_fuel()?;
     caller.set_fuel(left.saturating_sub(price))?;
