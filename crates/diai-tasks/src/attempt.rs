@@ -5,7 +5,7 @@ use std::{future::Future, pin::pin, time::Duration};
 use bytes::Bytes;
 use diai_core::{AgentId, CallError, CallOptions, Clock, Misbehaviour, Priority, Refusal, timeout_at};
 use diai_identity::Signed;
-use futures::{StreamExt, future::join_all};
+use futures::{StreamExt, future::join_all, poll};
 
 use crate::{
     Access, Artifact, ArtifactError, AttemptId, Input, Output, RunEvent, TaskContext, codec,
@@ -114,7 +114,11 @@ impl<'a> Attempt<'a> {
                 Ok(Part::Progress(progress)) => self.report(Interim::Progress(progress)),
                 Ok(Part::Partial(part)) => self.report(Interim::Partial(part)),
                 Ok(Part::Fault(fault)) => return Ended::Missed(miss(fault)),
-                Ok(Part::Result(bytes)) => return self.result(bytes).await,
+                Ok(Part::Result(bytes)) => {
+                    // If the end has come with it, the worker need not be told that nothing more is wanted.
+                    let _ = poll!(parts.next());
+                    return self.result(bytes).await;
+                }
                 Err(error) => return self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
             }
         }

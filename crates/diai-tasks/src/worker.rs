@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use diai_core::{
     AgentId, BoxFuture, Calls, Clock, Misbehaviour, Refusal, Registration, Reply, Request, World, service_fn,
     timeout_at,
 };
-use futures::{FutureExt, stream};
+use futures::{FutureExt, poll, stream};
 use lru::LruCache;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -68,7 +69,7 @@ impl Worker {
         });
         let run = service_fn(move |request| {
             let worker = runs.clone();
-            async move { worker.award(request) }
+            async move { worker.award(request).await }
         });
         Ok([calls.register(OFFER_SERVICE, offer)?, calls.register(RUN_SERVICE, run)?])
     }
@@ -112,11 +113,11 @@ impl Worker {
         Ok(codec::encode_bid(&bid).into())
     }
 
-    fn award(self: Arc<Self>, request: Request) -> Result<Reply, Refusal> {
+    async fn award(self: Arc<Self>, request: Request) -> Result<Reply, Refusal> {
         self.policy(request.from)?;
         let award = codec::decode_award(request.body.clone()).map_err(|error| self.malformed(&request, &error))?;
         self.acceptable(&award.spec)?;
-        let (run, reports) = match self.known(request.from, &award) {
+        let (mut run, reports) = match self.known(request.from, &award) {
             Some(known) if known.task == award.task => (wait(known.answer).boxed(), None),
             Some(_) => {
                 self.world.network.penalise(request.peer, Misbehaviour::Violation);
@@ -124,9 +125,15 @@ impl Worker {
             }
             None => self.clone().begin(&request, award)?,
         };
+        // What is over at once is one answer, and nobody has to be told afterwards that it has ended.
+        let last = match poll!(&mut run) {
+            Poll::Ready(last) if reports.as_ref().is_none_or(mpsc::Receiver::is_empty) => return Ok(last.into()),
+            Poll::Ready(last) => Some(last),
+            Poll::Pending => None,
+        };
         let parts = Parts {
-            run: Some(run),
-            last: None,
+            run: last.is_none().then_some(run),
+            last,
             reports,
             next_alive: self.world.clock.sleep_until(self.world.clock.now() + ACCEPT_AFTER),
             clock: self.world.clock.clone(),
