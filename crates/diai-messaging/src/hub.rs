@@ -147,12 +147,17 @@ impl Shared {
 
     /// The service for a request of `from`, if it is served and allowed.
     pub(crate) fn service(&self, from: AgentId, name: &str) -> Result<Arc<dyn Service>, Refusal> {
-        let result = match self.config.policy.allows(from, name) {
-            Ok(()) => {
+        let allowed = std::panic::catch_unwind(AssertUnwindSafe(|| self.config.policy.allows(from, name)));
+        let result = match allowed {
+            Ok(Ok(())) => {
                 let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
                 services.get(name).cloned().ok_or(Refusal::UnknownService)
             }
-            Err(reason) => Err(Refusal::NotAllowed { reason }),
+            Ok(Err(reason)) => Err(Refusal::NotAllowed { reason }),
+            Err(_) => {
+                tracing::error!(service = name, "the policy panicked");
+                Err(Refusal::Failed { reason: "the policy panicked".to_owned() })
+            }
         };
         if result.is_err() {
             self.counters.refused.add(1);

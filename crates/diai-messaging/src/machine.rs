@@ -11,6 +11,8 @@ mod outbound;
 pub mod pairing;
 mod serving;
 mod session;
+mod violation;
 mod window;
 
-pub use session::{Answer, CallKey, Input, NewCall, Outcome, Output, Session, SessionConfig, Violation};
+pub use session::{Answer, CallKey, Input, NewCall, Outcome, Output, Session, SessionConfig};
+pub use violation::Violation;

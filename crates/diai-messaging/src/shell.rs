@@ -4,6 +4,8 @@
 //! in one write. Handlers are polled in this task: most answer at once and cost no task switch. A handler that computes
 //! for long therefore holds up its session: such work belongs on [`diai_core::Offload`].
 
+mod buffer;
+
 use std::{
     collections::BTreeMap,
     panic::AssertUnwindSafe,
@@ -15,13 +17,14 @@ use std::{
 use bytes::Bytes;
 use diai_core::{BoxFuture, BoxStream, Instant, Priority, Refusal, Reply, Request};
 use futures::{
-    FutureExt, Stream, StreamExt,
+    FutureExt, StreamExt,
     future::{AbortHandle, Abortable, poll_fn},
     io::{AsyncRead, AsyncWrite},
     stream::{BoxStream as BoxedItems, FuturesUnordered},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::buffer::{ReadBuffer, WriteBuffer};
 use crate::{
     codec,
     hub::{Shared, Start, panicked, serve},
@@ -30,12 +33,8 @@ use crate::{
     message::MAX_FRAME_BYTES,
 };
 
-/// Two of the longest frames: reading goes on while one is not whole.
-const READ_BYTES: usize = 2 * MAX_FRAME_BYTES;
 /// One write takes frames up to this, and the frame that crosses it.
 const WRITE_BYTES: usize = 2 * MAX_FRAME_BYTES;
-/// A write buffer larger than this is given back when nothing is to be sent.
-const KEPT_BYTES: usize = 16 * 1024;
 /// With so many control frames waiting, nothing is read from the peer. An honest one never gets there.
 const MAX_CONTROL_FRAMES: usize = 8192;
 /// With so many calls open or just answered, a first new one waits a turn of the scheduler for the others that are about to come: callers
@@ -45,6 +44,7 @@ const GATHER_CALLS: usize = 4;
 const MAX_ROUNDS: usize = 16;
 
 type Parts = BoxedItems<'static, Result<Bytes, Refusal>>;
+type Work = FuturesUnordered<Abortable<BoxFuture<'static, (u64, Done)>>>;
 
 /// What a piece of work in this session came to.
 enum Done {
@@ -76,7 +76,9 @@ struct SessionTask {
     commands: Vec<Command>,
     waiting: BTreeMap<CallKey, Waiting>,
     ended_calls: usize,
-    running: FuturesUnordered<Abortable<BoxFuture<'static, (u64, Done)>>>,
+    /// Apart, so that bulk that has to wait for room holds up no sign of life.
+    urgent: Work,
+    running: Work,
     aborts: BTreeMap<u64, AbortHandle>,
     /// Streaming answers that wait for credit.
     paused: BTreeMap<u64, Parts>,
@@ -84,21 +86,6 @@ struct SessionTask {
     write: WriteBuffer,
     timer: Option<(Instant, BoxFuture<'static, ()>)>,
     gathered: bool,
-}
-
-struct ReadBuffer {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-}
-
-#[derive(Default)]
-struct WriteBuffer {
-    bytes: Vec<u8>,
-    sent: usize,
-    unflushed: bool,
-    /// Since when the peer takes nothing.
-    stalled: Option<Instant>,
 }
 
 /// Runs a session until it ends.
@@ -114,16 +101,20 @@ pub(crate) async fn run(shared: Arc<Shared>, start: Start) {
         commands: Vec::new(),
         waiting: BTreeMap::new(),
         ended_calls: 0,
-        running: FuturesUnordered::new(),
+        urgent: Work::new(),
+        running: Work::new(),
         aborts: BTreeMap::new(),
         paused: BTreeMap::new(),
-        read: ReadBuffer { bytes: vec![0; READ_BYTES], start: 0, end: 0 },
+        read: ReadBuffer::new(),
         write: WriteBuffer::default(),
         timer: None,
         gathered: false,
     };
-    let end = poll_fn(|cx| task.poll(cx)).await;
-    task.finish(end);
+    let end = AssertUnwindSafe(poll_fn(|cx| task.poll(cx))).catch_unwind().await;
+    task.finish(end.unwrap_or_else(|_| {
+        tracing::error!("a session panicked");
+        End::Broken
+    }));
 }
 
 impl SessionTask {
@@ -217,6 +208,7 @@ impl SessionTask {
                 Poll::Ready(Ok(bytes)) => {
                     self.shared.counters.bytes_in.add(bytes);
                     self.read.end += bytes;
+                    self.tell(now, Input::Moved);
                     self.frames(now)?;
                     any = true;
                 }
@@ -294,23 +286,33 @@ impl SessionTask {
         self.start(now, cx, id, work.boxed());
     }
 
-    /// Polls `work` once here; most is done by then.
+    /// Polls `work` once here, if there is room for what comes of it; most is done by then.
     fn start(&mut self, now: Instant, cx: &mut Context<'_>, id: u64, mut work: BoxFuture<'static, (u64, Done)>) {
-        match work.poll_unpin(cx) {
-            Poll::Ready((id, done)) => self.done(now, id, done),
-            Poll::Pending => {
-                let (abort, registration) = AbortHandle::new_pair();
-                self.aborts.insert(id, abort);
-                self.running.push(Abortable::new(work, registration));
-            }
+        let priority = self.machine.priority(id);
+        if self.machine.has_room(priority)
+            && let Poll::Ready((id, done)) = work.poll_unpin(cx)
+        {
+            return self.done(now, id, done);
         }
+        let (abort, registration) = AbortHandle::new_pair();
+        self.aborts.insert(id, abort);
+        self.work(priority).push(Abortable::new(work, registration));
+    }
+
+    fn work(&mut self, priority: Priority) -> &mut Work {
+        if priority == Priority::High { &mut self.urgent } else { &mut self.running }
     }
 
     fn poll_running(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.poll_work(Priority::High, now, cx) | self.poll_work(Priority::Normal, now, cx)
+    }
+
+    fn poll_work(&mut self, priority: Priority, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut any = false;
-        while self.machine.has_room(Priority::High)
-            && !self.running.is_empty()
-            && let Poll::Ready(Some(result)) = Pin::new(&mut self.running).poll_next(cx)
+        while self.machine.has_room(priority)
+            && let work = self.work(priority)
+            && !work.is_empty()
+            && let Poll::Ready(Some(result)) = work.poll_next_unpin(cx)
         {
             any = true;
             if let Ok((id, done)) = result {
@@ -413,15 +415,13 @@ impl SessionTask {
                     self.shared.counters.bytes_out.add(bytes);
                     self.shared.counters.writes.add(1);
                     self.write.sent += bytes;
-                    self.write.stalled = None;
                     self.write.unflushed = true;
+                    self.unstalled(now);
                     any = true;
                 }
             }
         }
-        if self.write.bytes.capacity() > KEPT_BYTES {
-            self.write.bytes = Vec::new();
-        }
+        self.write.rest();
         if self.write.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Pending => {
@@ -429,12 +429,19 @@ impl SessionTask {
                 }
                 Poll::Ready(Ok(())) => {
                     self.write.unflushed = false;
-                    self.write.stalled = None;
+                    self.unstalled(now);
                 }
                 Poll::Ready(Err(_)) => return Err(End::Broken),
             }
         }
         Ok(any)
+    }
+
+    /// Bytes went. Those that had to wait went because the peer took others.
+    fn unstalled(&mut self, now: Instant) {
+        if self.write.stalled.take().is_some() {
+            self.tell(now, Input::Moved);
+        }
     }
 
     fn finish(mut self, end: End) {
@@ -450,7 +457,6 @@ impl SessionTask {
         };
         // First out of the table, so that whoever is told to try again finds another session.
         self.shared.retired(&self.handle);
-        let unsent = self.handle.close();
         let now = self.shared.world.clock.now();
         self.tell(now, Input::Ended);
         while let Some(output) = self.machine.poll_output() {
@@ -461,34 +467,22 @@ impl SessionTask {
                 _ => {}
             }
         }
-        for command in unsent.into_iter().chain(std::mem::take(&mut self.commands)) {
+        if let Some(misbehaviour) = misbehaviour {
+            self.shared.world.network.penalise(peer, misbehaviour);
+        }
+    }
+}
+
+/// However the task ended, nobody waits for it any more.
+impl Drop for SessionTask {
+    fn drop(&mut self) {
+        self.shared.retired(&self.handle);
+        for command in std::mem::take(&mut self.commands).into_iter().chain(self.handle.close()) {
             if let Command::Call { call, waiter, room } = command {
                 self.waiting.insert(call.key, Waiting { waiter, _room: room });
                 self.finished(call.key, Outcome::NotSent);
             }
         }
-        if let Some(misbehaviour) = misbehaviour {
-            self.shared.world.network.penalise(peer, misbehaviour);
-        }
         self.shared.gone(&self.handle);
-    }
-}
-
-impl ReadBuffer {
-    /// Free space for the next read. A frame that is not whole is moved to the front when space runs low.
-    fn space(&mut self) -> &mut [u8] {
-        if self.start == self.end {
-            (self.start, self.end) = (0, 0);
-        } else if self.bytes.len() - self.end < MAX_FRAME_BYTES / 2 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, self.end - self.start);
-        }
-        &mut self.bytes[self.end..]
-    }
-}
-
-impl WriteBuffer {
-    fn is_clear(&self) -> bool {
-        self.sent == self.bytes.len() && !self.unflushed
     }
 }

@@ -12,12 +12,14 @@ use std::{
 };
 
 use common::{Agent, echo, until};
-use diai_core::{BoxStream, Bytes, CallOptions, Calls, Priority, Refusal, memory::Sim, service_fn, timeout_at};
+use diai_core::{
+    AcceptOptions, BoxStream, Bytes, CallOptions, Calls, Priority, Refusal, Reply, memory::Sim, service_fn, timeout_at,
+};
 use diai_messaging::{
     Config, Messaging, codec,
     message::{Frame, Hello, Limits, MAX_MESSAGE_BYTES, Mode, SESSION},
 };
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, stream};
 
 /// A peer that speaks frames by hand.
 struct Raw(BoxStream);
@@ -146,6 +148,11 @@ fn a_request_over_the_limit_ends_the_session() {
 }
 
 #[test]
+fn a_short_request_in_pieces_ends_the_session() {
+    attack(|| encoded([hello(), request(1, "hangs", 2, b"x")]));
+}
+
+#[test]
 fn requests_beyond_the_credit_end_the_session() {
     attack(|| encoded([hello()].into_iter().chain((1..=3).map(|id| request(id, "echo", MAX_MESSAGE_BYTES, b"x")))));
 }
@@ -245,6 +252,83 @@ fn a_peer_that_never_reads_its_answers_holds_no_more_than_the_cap() {
         until(&bob.world, || b.status().sessions == 0).await;
         let ran = runs.load(Ordering::Relaxed);
         assert!(ran < 40, "{ran} answers of 60 kB were made for a peer that takes none");
+    });
+}
+
+#[test]
+fn answers_that_nobody_takes_hold_up_no_sign_of_life() {
+    let sim = Sim::new(6);
+    let (mallory, bob) = Agent::two(&sim);
+    sim.run(async move {
+        let b = bob.messaging();
+        let body = Bytes::from(vec![0; 1 << 20]);
+        let big = service_fn(move |_| {
+            let body = body.clone();
+            async { Ok(body.into()) }
+        });
+        let signs = Arc::new(AtomicUsize::new(0));
+        let (counted, clock) = (signs.clone(), bob.world.clock.clone());
+        let alive = service_fn(move |_| {
+            let (counted, clock) = (counted.clone(), clock.clone());
+            async move {
+                let parts = stream::unfold((), move |()| {
+                    let (counted, clock) = (counted.clone(), clock.clone());
+                    async move {
+                        clock.sleep_until(clock.now() + Duration::from_secs(1)).await;
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        Some((Ok(Bytes::new()), ()))
+                    }
+                });
+                Ok(Reply::Parts(parts.boxed()))
+            }
+        });
+        let _served = [b.register("big", big).unwrap(), b.register("alive", alive).unwrap()];
+        let mut raw = Raw::open(&mallory, &bob).await;
+        let Frame::Request { deadline_ms, .. } = request(1, "alive", 0, b"") else { panic!() };
+        let (mode, priority) = (Mode::Streaming, Priority::High);
+        let alive = Frame::Request { id: 1, mode, priority, deadline_ms, total: 0, service: "alive", body: b"" };
+        let bulk = (2..=200).map(|id| request(id, "big", 0, b""));
+        raw.send(&encoded([hello(), alive].into_iter().chain(bulk))).await;
+        until(&bob.world, || signs.load(Ordering::Relaxed) >= 10).await;
+        drop(raw);
+    });
+}
+
+#[test]
+fn what_came_before_the_end_of_the_stream_is_the_callers() {
+    let sim = Sim::new(7);
+    let (alice, mallory) = Agent::two(&sim);
+    sim.run(async move {
+        let a = alice.messaging();
+        let mut incoming = mallory.world.network.accept(&[SESSION], AcceptOptions::default()).unwrap();
+        alice.world.network.connect(mallory.peer(), vec![]).await.unwrap();
+        let hasty = async {
+            let mut raw = Raw(incoming.next().await.unwrap().stream);
+            raw.send(&encoded([hello()])).await;
+            let mut bytes = vec![0; 1 << 16];
+            let mut have = 0;
+            let id = 'request: loop {
+                have += raw.0.read(&mut bytes[have..]).await.unwrap();
+                let mut start = 0;
+                while let Some((frame, length)) = codec::decode(&bytes[start..have]).unwrap() {
+                    if let Frame::Request { id, .. } = frame {
+                        break 'request id;
+                    }
+                    start += length;
+                }
+            };
+            let part = |body| Frame::Part { id, total: 3, body };
+            raw.send(&encoded([part(b"one"), part(b"two"), Frame::End { id }])).await;
+            raw.0.close().await.unwrap();
+            raw
+        };
+        let to = mallory.identity.agent();
+        let ask = async {
+            let parts = a.call_streaming(to, "any", Bytes::new(), CallOptions::default()).await.unwrap();
+            parts.map(|part| part.unwrap()).collect::<Vec<_>>().await
+        };
+        let (parts, _raw) = futures::join!(ask, hasty);
+        assert_eq!(parts, ["one", "two"]);
     });
 }
 

@@ -82,6 +82,15 @@ impl Pair {
         (outputs(&mut self.caller), outputs(&mut self.server))
     }
 
+    /// Answers a request, or ends its parts; gives it back if the end has to wait.
+    fn answer(&mut self, id: u64, bytes: usize) -> Option<u64> {
+        self.server.handle(self.now, Input::Reply(id, Answer::Whole(vec![2; bytes].into()))).unwrap();
+        if self.server.wants_part(id) {
+            self.server.handle(self.now, Input::EndStream(id, None)).unwrap();
+        }
+        self.server.streams(id).then_some(id)
+    }
+
     fn serve(&mut self) -> Vec<u64> {
         let (_, at_server) = self.exchange();
         at_server.into_iter().map(served).collect()
@@ -377,6 +386,8 @@ enum Step {
     Call(usize, Mode, Priority),
     Cancel(usize),
     Reply(usize, usize),
+    /// The next parts of a streaming answer, of these sizes, as far as they may go.
+    Parts(usize, Vec<usize>),
     Carry,
     Take(usize),
 }
@@ -388,7 +399,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (size.clone(), mode, priority).prop_map(|(size, mode, priority)| Step::Call(size, mode, priority)),
         1 => any::<usize>().prop_map(Step::Cancel),
-        3 => (any::<usize>(), size).prop_map(|(which, size)| Step::Reply(which, size)),
+        3 => (any::<usize>(), size.clone()).prop_map(|(which, size)| Step::Reply(which, size)),
+        3 => (any::<usize>(), proptest::collection::vec(size, 1..4)).prop_map(|(which, sizes)| Step::Parts(which, sizes)),
         3 => Just(Step::Carry),
         1 => any::<usize>().prop_map(Step::Take),
     ];
@@ -438,7 +450,16 @@ proptest! {
                 }
                 Step::Reply(which, size) if !open.is_empty() => {
                     let id = open.remove(which % open.len());
-                    pair.server.handle(pair.now, Input::Reply(id, Answer::Whole(vec![2; size].into()))).unwrap();
+                    open.extend(pair.answer(id, size));
+                }
+                Step::Parts(which, sizes) if !open.is_empty() => {
+                    let id = open[which % open.len()];
+                    pair.server.handle(pair.now, Input::Reply(id, Answer::Parts)).unwrap();
+                    for size in sizes {
+                        if pair.server.wants_part(id) {
+                            pair.server.handle(pair.now, Input::Part(id, vec![3; size].into())).unwrap();
+                        }
+                    }
                 }
                 Step::Take(which) if !calls.is_empty() => {
                     let key = calls[which % calls.len()];
@@ -454,13 +475,16 @@ proptest! {
             collect(&mut pair, &mut open, &mut cost, &mut ended);
         }
         loop {
-            let (at_caller, at_server) = (pair.now, &mut pair);
-            let moved = carry(at_caller, &mut at_server.caller, &mut at_server.server)
-                | carry(at_caller, &mut at_server.server, &mut at_server.caller);
+            let mut moved = carry(pair.now, &mut pair.caller, &mut pair.server);
+            moved |= carry(pair.now, &mut pair.server, &mut pair.caller);
             collect(&mut pair, &mut open, &mut cost, &mut ended);
-            if let Some(id) = open.pop() {
-                pair.server.handle(pair.now, Input::Reply(id, Answer::Whole(Bytes::new()))).unwrap();
-            } else if !moved {
+            for (key, cost) in std::mem::take(&mut cost) {
+                pair.caller.handle(pair.now, Input::Taken(key, cost)).unwrap();
+                moved = true;
+            }
+            let before = open.len();
+            open = std::mem::take(&mut open).into_iter().filter_map(|id| pair.answer(id, 0)).collect();
+            if !moved && open.len() == before {
                 break;
             }
         }
@@ -539,4 +563,34 @@ fn a_cancel_that_a_dead_peer_never_hears_holds_up_no_end() {
     pair.now = pair.caller.poll_timeout();
     pair.caller.handle(pair.now, Input::Timeout).unwrap();
     assert!(pair.caller.is_done());
+}
+
+#[test]
+fn an_urgent_message_finds_credit_when_bulk_has_taken_all_that_it_may() {
+    let mut pair = Pair::new();
+    let bulk: Vec<_> = (0..3).map(|_| pair.whole(200 * 1024)).collect();
+    pair.serve();
+    let urgent = pair.call(Mode::Streaming, vec![1; 70_000].into(), Priority::High);
+    let ids = pair.serve();
+    assert_eq!(ids.len(), 1, "before a long one that waits");
+    for id in 1..=2 {
+        pair.server.handle(pair.now, Input::Reply(id, Answer::Whole(vec![2; 200 * 1024].into()))).unwrap();
+    }
+    pair.server.handle(pair.now, Input::Reply(ids[0], Answer::Parts)).unwrap();
+    let parts = [vec![3; 70_000], vec![4; 10]].map(Bytes::from);
+    pair.server.handle(pair.now, Input::Part(ids[0], parts[0].clone())).unwrap();
+    let (at_caller, _) = pair.exchange();
+    assert_eq!(at_caller[0], Output::Part { key: urgent, part: parts[0].clone() }, "before the answers to {bulk:?}");
+}
+
+#[test]
+fn a_peer_that_takes_or_sends_pieces_of_frames_is_not_silent() {
+    let mut pair = Pair::new();
+    for _ in 0..10 {
+        pair.now = pair.now + Duration::from_secs(20);
+        pair.caller.handle(pair.now, Input::Moved).unwrap();
+        pair.caller.handle(pair.now, Input::Timeout).unwrap();
+    }
+    pair.now = pair.now + Duration::from_secs(25);
+    assert!(pair.caller.handle(pair.now, Input::Timeout).is_err());
 }

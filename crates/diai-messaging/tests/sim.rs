@@ -336,6 +336,49 @@ fn a_dead_peer_is_noticed_and_its_calls_end() {
 }
 
 #[test]
+fn code_of_the_user_that_panics_holds_up_no_caller_and_no_shutdown() {
+    struct PanicsWhenDropped;
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+    let sim = Sim::new(13);
+    let (alice, bob) = Agent::two(&sim);
+    sim.run(async move {
+        let policy = |_: AgentId, service: &str| {
+            assert_ne!(service, "panics", "on purpose");
+            Ok(())
+        };
+        let (a, b) = (alice.messaging(), bob.messaging_with(Config { policy: Arc::new(policy), ..Config::default() }));
+        let hangs = service_fn(|request: Request| {
+            let guard = (&request.body[..] == b"panic").then(|| PanicsWhenDropped);
+            async move {
+                let _guard = guard;
+                std::future::pending().await
+            }
+        });
+        let _served = [b.register("echo", echo()).unwrap(), b.register("hangs", hangs).unwrap()];
+        alice.world.network.connect(bob.peer(), vec![]).await.unwrap();
+        let to = bob.identity.agent();
+        let refused = a.call(to, "panics", Bytes::new(), CallOptions::default()).await;
+        assert!(matches!(refused, Err(CallError::Refused { refusal: Refusal::Failed { .. }, .. })), "{refused:?}");
+        assert_eq!(a.status().sessions, 1, "it cost the request and not the session");
+
+        let other = a.call(to, "hangs", Bytes::new(), CallOptions::default());
+        let from_there = b.call(alice.identity.agent(), "nothing", Bytes::new(), CallOptions::default());
+        let panics = a.call(to, "hangs", Bytes::from("panic"), CallOptions::within(Duration::from_secs(1)));
+        let (other, panics, from_there) = futures::join!(other, panics, from_there);
+        assert_eq!(other, Err(CallError::OutcomeUnknown { agent: to }));
+        assert_eq!(panics, Err(CallError::Deadline { agent: to }));
+        assert!(from_there.is_err());
+        assert_eq!(a.call(to, "echo", Bytes::from("x"), CallOptions::default()).await.unwrap(), "x");
+        b.shutdown().await;
+        assert_eq!(b.status().sessions, 0);
+    });
+}
+
+#[test]
 fn high_priority_answers_overtake_bulk() {
     let sim = Sim::new(11);
     let (alice, bob) = Agent::two(&sim);

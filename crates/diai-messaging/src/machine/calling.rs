@@ -7,8 +7,9 @@ use diai_core::{Instant, Priority, Refusal};
 
 use super::{
     assembly::Assembly,
-    outbound::{Item, Kind, class},
-    session::{CallKey, Common, NewCall, Outcome, Output, Timer, Violation},
+    outbound::{Item, Kind, URGENT, class, waits},
+    session::{CallKey, Common, NewCall, Outcome, Output, Timer},
+    violation::Violation,
     window::{Credit, Window},
 };
 use crate::{
@@ -16,8 +17,7 @@ use crate::{
     message::{Frame, MAX_INLINE_BYTES, Mode, PART_OVERHEAD_BYTES},
 };
 
-/// The class of what is urgent, and the most places that are kept free for it.
-const URGENT: usize = Priority::High as usize;
+/// The most places that are kept free for what is urgent.
 const SPARED_FOR_URGENT: usize = 16;
 
 #[derive(Debug)]
@@ -42,8 +42,8 @@ pub(crate) struct Calling {
     ids: BTreeMap<u64, CallKey>,
     last_id: u64,
     waiting: [VecDeque<CallKey>; 3],
-    /// Long requests that wait for credit.
-    blocked: VecDeque<CallKey>,
+    /// Long requests that wait for credit, by class.
+    blocked: [VecDeque<CallKey>; 3],
     pub(crate) request_credit: Credit,
     pub(crate) reply_window: Window,
     retired: bool,
@@ -56,7 +56,7 @@ impl Calling {
             ids: BTreeMap::new(),
             last_id: 0,
             waiting: Default::default(),
-            blocked: VecDeque::new(),
+            blocked: Default::default(),
             request_credit: Credit::default(),
             reply_window: Window::new(reply_window_bytes),
             retired: false,
@@ -92,10 +92,9 @@ impl Calling {
                     continue;
                 }
             }
-            // Behind others that wait for credit, or short ones would take it from them for ever.
             let long = call.body.len() > MAX_INLINE_BYTES;
-            if long && (!self.blocked.is_empty() || !self.request_credit.take(call.body.len())) {
-                self.blocked.push_back(key);
+            if long && (waits(&self.blocked, class) || !self.request_credit.take(call.body.len(), class)) {
+                self.blocked[class].push_back(key);
                 continue;
             }
             self.last_id += 1;
@@ -126,9 +125,9 @@ impl Calling {
     pub(crate) fn add_credit(&mut self, bytes: u32) {
         self.request_credit.add(bytes);
         // Asked again in their order; who still lacks credit comes back here.
-        while let Some(key) = self.blocked.pop_back() {
-            if let Some(call) = self.calls.get(&key) {
-                self.waiting[class(call.priority)].push_front(key);
+        for (waiting, blocked) in self.waiting.iter_mut().zip(&mut self.blocked) {
+            while let Some(key) = blocked.pop_back() {
+                waiting.push_front(key);
             }
         }
     }
@@ -163,8 +162,9 @@ impl Calling {
     fn drop_call(&mut self, key: CallKey, common: &mut Common) {
         let Some(call) = self.calls.remove(&key) else { return };
         common.timers.remove(&(call.deadline, Timer::Call(key)));
-        self.waiting[class(call.priority)].retain(|&other| other != key);
-        self.blocked.retain(|&other| other != key);
+        let class = class(call.priority);
+        self.waiting[class].retain(|&other| other != key);
+        self.blocked[class].retain(|&other| other != key);
     }
 
     fn open(&mut self, id: u64) -> Result<(CallKey, &mut Call), Violation> {

@@ -57,17 +57,26 @@ impl Item {
     }
 }
 
+/// The class of what is urgent.
+pub(crate) const URGENT: usize = Priority::High as usize;
+
 pub(crate) fn class(priority: Priority) -> usize {
     priority as usize
+}
+
+/// Whether a message of `class` has to wait behind others that wait for credit: else short ones would take it from them
+/// for ever. What is more urgent does not.
+pub(crate) fn waits<T>(blocked: &[VecDeque<T>; 3], class: usize) -> bool {
+    blocked[..=class].iter().any(|blocked| !blocked.is_empty())
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbound {
     control: VecDeque<Frame<'static>>,
     classes: [VecDeque<Item>; 3],
-    /// Long answers that wait for credit.
-    blocked: VecDeque<(usize, Item)>,
-    pub(crate) reply_credit: Credit,
+    /// Long answers that wait for credit, by class.
+    blocked: [VecDeque<Item>; 3],
+    reply_credit: Credit,
     reply_bytes: usize,
 }
 
@@ -91,21 +100,27 @@ impl Outbound {
             self.reply_bytes += item.body.len();
         }
         let class = class(priority);
-        if item.needs_credit() && (!self.blocked.is_empty() || !self.reply_credit.take(item.body.len())) {
-            self.blocked.push_back((class, item));
+        if item.needs_credit() && (waits(&self.blocked, class) || !self.reply_credit.take(item.body.len(), class)) {
+            self.blocked[class].push_back(item);
         } else {
             self.classes[class].push_back(item);
         }
     }
 
+    /// The other side has said how much it takes.
+    pub(crate) fn open_reply_credit(&mut self, window_bytes: u32) {
+        self.reply_credit.open(window_bytes);
+        self.add_reply_credit(0);
+    }
+
     pub(crate) fn add_reply_credit(&mut self, bytes: u32) {
         self.reply_credit.add(bytes);
-        while let Some((_, item)) = self.blocked.front() {
-            if !self.reply_credit.take(item.body.len()) {
-                return;
-            }
-            if let Some((class, item)) = self.blocked.pop_front() {
-                self.classes[class].push_back(item);
+        for (class, blocked) in self.blocked.iter_mut().enumerate() {
+            while let Some(item) = blocked.front() {
+                if !self.reply_credit.take(item.body.len(), class) {
+                    return;
+                }
+                self.classes[class].extend(blocked.pop_front());
             }
         }
     }
@@ -131,7 +146,9 @@ impl Outbound {
         for class in &mut self.classes {
             class.retain(|item| !gone(item, false));
         }
-        self.blocked.retain(|(_, item)| !gone(item, true));
+        for blocked in &mut self.blocked {
+            blocked.retain(|item| !gone(item, true));
+        }
         self.reply_bytes -= replies;
         // At most one message, of at most 16 MiB.
         self.add_reply_credit(u32::try_from(unstarted).unwrap_or(u32::MAX));
@@ -187,17 +204,11 @@ impl Outbound {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.blocked.is_empty() && self.classes.iter().all(VecDeque::is_empty)
+        self.control.is_empty() && self.classes.iter().chain(&self.blocked).all(VecDeque::is_empty)
     }
 
     pub(crate) fn footprint_bytes(&self) -> usize {
-        let bodies: usize = self
-            .classes
-            .iter()
-            .flatten()
-            .chain(self.blocked.iter().map(|(_, item)| item))
-            .map(|item| item.body.len())
-            .sum();
+        let bodies: usize = self.classes.iter().chain(&self.blocked).flatten().map(|item| item.body.len()).sum();
         bodies + self.control.len() * size_of::<Frame<'static>>()
     }
 }

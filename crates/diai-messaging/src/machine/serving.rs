@@ -9,7 +9,8 @@ use super::{
     assembly::Assembly,
     calling::part_cost,
     outbound::{Item, Kind},
-    session::{Answer, Common, Output, Timer, Violation},
+    session::{Answer, Common, Output, Timer},
+    violation::Violation,
     window::Window,
 };
 use crate::message::{Frame, MAX_INLINE_BYTES, Mode};
@@ -273,6 +274,11 @@ impl Serving {
                 && !served.part_under_way
                 && self.has_room(served.priority, common)
         })
+    }
+
+    /// How urgent the answer to a request is.
+    pub(crate) fn priority(&self, id: u64) -> Priority {
+        self.requests.get(&id).map_or(Priority::Normal, |served| served.priority)
     }
 
     /// Whether another answer may be made. What is urgent, such as a sign of life, has room when bulk has none any more.

@@ -7,17 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use diai_core::{Footprint, Instant, Misbehaviour, Priority, Refusal};
+use diai_core::{Footprint, Instant, Priority, Refusal};
 
 use super::{
     calling::Calling,
     outbound::{Outbound, Step},
     serving::{RequestHead, Serving},
+    violation::Violation,
 };
-use crate::{
-    codec::FrameError,
-    message::{Frame, Hello, Limits, Mode},
-};
+use crate::message::{Frame, Hello, Limits, Mode};
 
 /// A call's name between the session and whoever makes calls; never on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +76,8 @@ pub enum Answer {
 pub enum Input<'a> {
     /// A frame came.
     Frame(Frame<'a>),
+    /// The other side is there: it sent a piece of a frame, or took bytes that it had not taken before.
+    Moved,
     /// Make this request.
     Call(NewCall),
     /// Nobody waits for this call any more.
@@ -142,66 +142,6 @@ pub enum Output {
     Retired,
     /// The other side makes far more requests than it may.
     Flooding,
-}
-
-/// What a peer did against the protocol. The session ends.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Violation {
-    /// Bytes that are no frame.
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    /// The first frame is no hello, or a later one is.
-    #[error("hello is the first frame, and only that")]
-    Hello,
-    /// The hello states limits below the floor, or windows that cannot hold the longest message twice.
-    #[error("the hello states limits that nobody can work with")]
-    Limits,
-    /// A request's id does not rise.
-    #[error("the request id {id} came twice")]
-    DuplicateId {
-        /// Which one.
-        id: u64,
-    },
-    /// A frame for a request that is not open.
-    #[error("no request {id} is open")]
-    UnknownId {
-        /// Which one.
-        id: u64,
-    },
-    /// A frame that the request does not allow in its state.
-    #[error("request {id} allows no such frame now")]
-    Unexpected {
-        /// Which one.
-        id: u64,
-    },
-    /// Bytes without credit.
-    #[error("bytes were sent without credit")]
-    Credit,
-    /// A message over the stated limit.
-    #[error("a message of {bytes} bytes is over the limit")]
-    TooLarge {
-        /// Its length.
-        bytes: u32,
-    },
-    /// A new request after the other side had said bye.
-    #[error("a request after bye")]
-    AfterBye,
-    /// Nothing came for too long.
-    #[error("the peer is silent")]
-    Silent,
-}
-
-impl Violation {
-    /// What the peer is reported for.
-    pub const fn misbehaviour(&self) -> Misbehaviour {
-        match self {
-            Self::Frame(_) => Misbehaviour::Malformed,
-            Self::Credit | Self::TooLarge { .. } => Misbehaviour::Flooding,
-            Self::Silent => Misbehaviour::Silent,
-            _ => Misbehaviour::Violation,
-        }
-    }
 }
 
 /// How a session behaves.
@@ -300,6 +240,7 @@ impl Session {
                 self.pinged = false;
                 self.frame(now, frame)?;
             }
+            Input::Moved => self.heard = now,
             Input::Call(call) => self.calling.call(call, common),
             Input::Cancel(key) => self.calling.cancel(key, common),
             Input::Taken(key, bytes) => self.calling.taken(key, bytes, common),
@@ -375,9 +316,9 @@ impl Session {
         }
         self.common.said_hello = true;
         self.common.theirs = limits;
-        self.calling.request_credit.set(limits.request_window_bytes);
+        self.calling.request_credit.open(limits.request_window_bytes);
         self.calling.add_credit(0);
-        self.common.outbound.add_reply_credit(limits.reply_window_bytes);
+        self.common.outbound.open_reply_credit(limits.reply_window_bytes);
         self.common.output(Output::Hello(hello));
         Ok(())
     }
@@ -476,6 +417,11 @@ impl Session {
     /// Whether the stream of request `id` may be asked for its next part.
     pub fn wants_part(&self, id: u64) -> bool {
         self.serving.wants_part(id, &self.common)
+    }
+
+    /// How urgent the answer to request `id` is.
+    pub fn priority(&self, id: u64) -> Priority {
+        self.serving.priority(id)
     }
 
     /// Whether handlers may go on: answers do not pile up.

@@ -1,5 +1,7 @@
 //! Credit, from both ends.
 
+use super::outbound::URGENT;
+
 /// What we let the other side have unfinished.
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -45,22 +47,30 @@ impl Window {
     }
 }
 
-/// What the other side lets us have unfinished.
+/// What the other side lets us have unfinished. An eighth is spared for what is urgent: long messages that hold all the
+/// rest give it back only when they have arrived. The longest message, which fits twice, always has room beside it.
 #[derive(Debug, Default)]
-pub(crate) struct Credit(u64);
+pub(crate) struct Credit {
+    left: u64,
+    spared: u64,
+}
 
 impl Credit {
-    pub(crate) fn set(&mut self, bytes: u32) {
-        self.0 = u64::from(bytes);
+    /// The other side has said how large its window is; nothing was taken before.
+    pub(crate) fn open(&mut self, window_bytes: u32) {
+        self.left = u64::from(window_bytes);
+        self.spared = self.left / 8;
     }
 
     pub(crate) fn add(&mut self, bytes: u32) {
-        self.0 = self.0.saturating_add(u64::from(bytes));
+        self.left = self.left.saturating_add(u64::from(bytes));
     }
 
-    pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        let Some(left) = self.0.checked_sub(bytes as u64) else { return false };
-        self.0 = left;
+    /// Takes `bytes` for a message of `class`; false if there are too few.
+    pub(crate) fn take(&mut self, bytes: usize, class: usize) -> bool {
+        let spared = if class == URGENT { 0 } else { self.spared };
+        let Some(left) = self.left.checked_sub(bytes as u64).filter(|&left| left >= spared) else { return false };
+        self.left = left;
         true
     }
 }
