@@ -27,8 +27,8 @@ impl Policy for AllCertified {
 }
 
 /// How messaging behaves. Worst case in memory per session, if the peer is hostile and the handlers are slow:
-/// `max_requests` * 64 KiB + `request_window_bytes` + `reply_window_bytes` + `max_reply_bytes` + one message; with the
-/// defaults about 160 MiB. An idle session holds about 100 KiB. Each streaming answer that this agent asked for and does
+/// `max_requests` * 64 KiB + `request_window_bytes` + `reply_window_bytes` + `max_reply_bytes` + two messages and 4 MiB;
+/// with the defaults about 150 MiB. An idle session holds about 100 KiB. Each streaming answer that this agent asked for and does
 /// not read holds at most `stream_window_bytes` and one message.
 #[derive(Clone)]
 pub struct Config {
@@ -54,8 +54,8 @@ pub struct Config {
     /// Bytes of request bodies over 64 KiB in flight towards one peer; further such calls wait for room. At least the
     /// longest message. Default 64 MiB.
     pub max_queued_bytes: u32,
-    /// Bytes of answers that may wait to be sent to one peer; beyond it its requests are refused as busy and its streams
-    /// pause. Default 32 MiB.
+    /// Bytes of answers that may wait to be sent to one peer; beyond it its requests are refused as busy and its handlers
+    /// and streams pause, urgent ones when a longest message and 4 MiB more wait. Default 32 MiB.
     pub max_reply_bytes: usize,
     /// What a busy refusal tells the caller. Default 250 ms.
     pub retry_after: Duration,

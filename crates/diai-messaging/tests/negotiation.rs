@@ -9,12 +9,13 @@ use std::{
 };
 
 use common::Agent;
-use diai_core::{AgentId, BoxFuture, Bytes, CallOptions, Calls, WallTime, memory::Sim};
+use diai_core::{AgentId, BoxFuture, Bytes, CallOptions, Calls, Clock, Instant, WallTime, memory::Sim, timeout_at};
 use diai_messaging::{
     Messaging,
     negotiation::{
-        Agreement, AwardError, Bidder, Bidding, Call, CallForProposals, Ending, Initiator, InitiatorInput,
-        InitiatorOutput, Negotiation, NegotiationError, NegotiationId, Negotiator, Offer, SERVICE, StepError, When,
+        Agreement, AwardError, AwardStep, Bidder, Bidding, Call, CallForProposals, CallStep, Ending, Initiator,
+        InitiatorInput, InitiatorOutput, MAX_PER_INITIATOR, Negotiation, NegotiationError, NegotiationId, Negotiator,
+        Offer, Participant, SERVICE, StepError, When,
     },
 };
 
@@ -438,5 +439,133 @@ fn a_bid_that_has_lapsed_is_no_longer_among_those_to_award() {
         clock.sleep_until(clock.now() + Duration::from_secs(61)).await;
         assert!(negotiation.award(bid.id()).await.is_err());
         assert!(negotiation.bids().is_empty());
+    });
+}
+
+#[test]
+fn an_agreement_can_be_given_up_for_as_long_as_the_work_may_take() {
+    let sim = Sim::new(63);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let bidder = modeller(600, 5);
+        let _bidding = parties[1].serve(&bidder);
+        let mut negotiation = call(&parties).await;
+        negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+        let clock = &parties[0].agent.world.clock;
+        clock.sleep_until(clock.now() + Duration::from_secs(300)).await;
+        negotiation.failed().unwrap();
+        negotiation.close().await;
+        assert_eq!(bidder.log(), ["bid model/1", "awarded", "cancelled: the award was given up"]);
+    });
+}
+
+/// A clock that is ahead.
+struct Ahead(Arc<dyn Clock>, Duration);
+
+impl Clock for Ahead {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+    fn wall(&self) -> WallTime {
+        self.0.wall() + self.1
+    }
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.0.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn clocks_that_differ_a_little_end_no_negotiation() {
+    let sim = Sim::new(64);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let Party { agent, messaging, .. } = &parties[1];
+        let mut world = agent.world.clone();
+        // The call is valid for sixty.
+        world.clock = Arc::new(Ahead(world.clock.clone(), Duration::from_secs(90)));
+        let ahead = Negotiator::new(&world, Arc::new(messaging.clone()), agent.identity.clone());
+        let _bidding = ahead.serve(modeller(3, 5)).unwrap();
+        let mut negotiation = call(&parties).await;
+        assert_eq!(negotiation.refusals().len(), 0, "{:?}", negotiation.refusals());
+        negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_negotiation_that_is_cancelled_while_the_bidder_takes_the_award_does_not_come_back() {
+    let sim = Sim::new(65);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let _bidding = parties[1].serve(&modeller(3, 5));
+        let mut negotiation = call(&parties).await;
+        let agreement = negotiation.award(negotiation.bids()[0].id()).await.unwrap();
+        let (call, bid, now) = (agreement.call(), agreement.bid(), agreement.awarded());
+        let mut participant = Participant::new();
+        assert_eq!(participant.called(now, call), CallStep::Consider);
+        assert_eq!(participant.decided(call.id(), Some(bid.clone())), Some(bid.clone()));
+        let accept = AwardStep::Accept(Box::new((call.clone(), bid.clone())));
+        for _ in 0..2 {
+            assert_eq!(participant.awarded(now, call.initiator(), call.id()), accept);
+            assert_eq!(participant.accepting(agreement.clone()), Some(agreement.clone()), "the same one, asked twice");
+        }
+        assert!(participant.cancelled(call.initiator(), call.id()));
+        assert!(!participant.agreed(now, &agreement));
+        assert!(matches!(participant.awarded(now, call.initiator(), call.id()), AwardStep::Refuse(_)));
+    });
+}
+
+#[test]
+fn an_award_that_nobody_waits_for_can_be_given_up() {
+    struct Slow;
+    impl Bidder for Slow {
+        fn bid(&self, _: Call) -> BoxFuture<'static, Result<Offer, String>> {
+            Box::pin(async { Ok(Offer { run: Duration::from_secs(1), ..Offer::default() }) })
+        }
+        fn awarded(&self, _: Agreement) -> BoxFuture<'static, Result<(), String>> {
+            Box::pin(std::future::pending())
+        }
+        fn ended(&self, _: NegotiationId, _: Ending) {}
+    }
+    let sim = Sim::new(66);
+    sim.run(async {
+        let parties = parties(&sim, 3).await;
+        let _bidding = [parties[1].negotiator.serve(Arc::new(Slow)).unwrap(), parties[2].serve(&modeller(20, 1))];
+        let mut negotiation = call(&parties).await;
+        let bids = negotiation.bids();
+        let clock = parties[0].agent.world.clock.clone();
+        let given_up = timeout_at(&*clock, clock.now() + Duration::from_secs(1), negotiation.award(bids[0].id())).await;
+        assert!(given_up.is_err());
+        negotiation.failed().unwrap();
+        let agreement = negotiation.award(bids[1].id()).await.unwrap();
+        assert_eq!(agreement.participant(), parties[2].id());
+    });
+}
+
+#[test]
+fn askings_that_are_given_up_take_no_place() {
+    struct Ponders;
+    impl Bidder for Ponders {
+        fn bid(&self, call: Call) -> BoxFuture<'static, Result<Offer, String>> {
+            let at_once = call.kind() == "easy/1";
+            Box::pin(async move { if at_once { Ok(Offer::default()) } else { std::future::pending().await } })
+        }
+        fn awarded(&self, _: Agreement) -> BoxFuture<'static, Result<(), String>> {
+            Box::pin(async { Ok(()) })
+        }
+        fn ended(&self, _: NegotiationId, _: Ending) {}
+    }
+    let sim = Sim::new(67);
+    sim.run(async {
+        let parties = parties(&sim, 2).await;
+        let _bidding = parties[1].negotiator.serve(Arc::new(Ponders)).unwrap();
+        let call = |kind: &str| {
+            let (kind, bids_within) = (kind.to_owned(), Duration::from_millis(100));
+            let proposal = CallForProposals { kind, bids_within, valid_for: Duration::from_secs(3600), ..proposal() };
+            parties[0].negotiator.call(vec![parties[1].id()], proposal)
+        };
+        for _ in 0..MAX_PER_INITIATOR {
+            assert!(call("hard/1").await.unwrap().bids().is_empty());
+        }
+        assert_eq!(call("easy/1").await.unwrap().bids().len(), 1);
     });
 }

@@ -198,16 +198,24 @@ impl Bid {
             valid_until_ms: lapses.min(call.valid_until).as_unix_ms(),
             extra: offer.extra,
         };
-        Self::of(identity.sign(BID, content.encode_to_vec()), When::At(now), call)
+        // Whether it is too late is for the initiator's clock to say.
+        Self::open(identity.sign(BID, content.encode_to_vec()), When::At(now), call)
     }
 
     pub(crate) fn of(signed: Signed, when: When, call: &Call) -> Result<Self> {
+        let bid = Self::open(signed, when, call)?;
+        match when {
+            When::At(now) if bid.valid_until <= now => Err(NegotiationError::Expired { step: "bid" }),
+            _ => Ok(bid),
+        }
+    }
+
+    fn open(signed: Signed, when: When, call: &Call) -> Result<Self> {
         let verified = verify(&signed, BID, when)?;
         let content: wire::Bid = bounded::decode(verified.payload, &BID_BOUNDS)?;
         refers("bid", hash_of(&content.negotiation, "bid", "negotiation")?, &call.id.0)?;
         let valid_until = WallTime::from_unix_ms(content.valid_until_ms);
         let left = match when {
-            When::At(now) if valid_until <= now => return Err(NegotiationError::Expired { step: "bid" }),
             When::At(now) => valid_until.since(now),
             When::Ever => Duration::ZERO,
         };

@@ -438,7 +438,7 @@ impl Desk {
             return Ok(refusal(&reason));
         }
         let acceptance = agreement.acceptance.clone();
-        let stands = lock(&self.participant).agreed(&agreement);
+        let stands = lock(&self.participant).agreed(self.clock.wall(), &agreement);
         if !stands {
             let reason = "cancelled meanwhile".to_owned();
             self.bidder.ended(id, Ending::Cancelled { reason });

@@ -233,7 +233,7 @@ pub enum Ending {
         /// Its words.
         reason: String,
     },
-    /// The offer lapsed without an award.
+    /// The offer lapsed without an award, or before the award was taken.
     Lapsed,
 }
 

@@ -12,6 +12,8 @@ pub const MAX_NEGOTIATIONS: usize = 1024;
 pub const MAX_PER_INITIATOR: usize = 64;
 /// Calls that are valid for longer than a day are refused: each holds a place for so long.
 pub(crate) const MAX_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A call's times are by its initiator's clock, which may be so far behind or ahead of ours.
+pub(crate) const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// What to do with a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,8 @@ enum Phase {
     Bid(Box<Bid>),
     /// The bidder is being told of the award.
     Accepting(Box<Agreement>),
-    Agreed(Box<Agreement>),
+    /// Kept until then: so long the initiator may ask for it again, or give it up.
+    Agreed(Box<Agreement>, WallTime),
 }
 
 /// All negotiations of one participant.
@@ -66,15 +69,15 @@ impl Participant {
     /// A verified call has come.
     pub fn called(&mut self, now: WallTime, call: &Call) -> CallStep {
         // Until when bids are taken is for the initiator to say, whose clock it is by.
-        if now >= call.valid_until {
+        if now >= call.valid_until + CLOCK_TOLERANCE {
             return CallStep::Refuse("too late to bid");
         }
-        if call.valid_until.since(now) > MAX_VALIDITY {
+        if call.valid_until.since(now) > MAX_VALIDITY + CLOCK_TOLERANCE {
             return CallStep::Refuse("valid for more than a day");
         }
         match self.entries.get_mut(&call.id).map(|entry| &mut entry.phase) {
             Some(Phase::Bid(bid)) => return CallStep::Again(bid.clone()),
-            Some(Phase::Accepting(_) | Phase::Agreed(_)) => return CallStep::Refuse("agreed already"),
+            Some(Phase::Accepting(_) | Phase::Agreed(..)) => return CallStep::Refuse("agreed already"),
             // The first asking may have been given up: ask again.
             Some(Phase::Considering(askings)) => {
                 *askings += 1;
@@ -103,7 +106,7 @@ impl Participant {
                 None
             }
             (Phase::Bid(standing), _) => Some(Bid::clone(standing)),
-            (Phase::Accepting(_) | Phase::Agreed(_), _) => None,
+            (Phase::Accepting(_) | Phase::Agreed(..), _) => None,
         }
     }
 
@@ -123,10 +126,10 @@ impl Participant {
         };
         match &entry.phase {
             Phase::Considering(_) => AwardStep::Refuse("no offer stands"),
-            Phase::Bid(bid) if bid.valid_until <= now => AwardStep::Refuse("the offer has lapsed"),
+            Phase::Bid(_) if entry.until() <= now => AwardStep::Refuse("the offer has lapsed"),
             Phase::Bid(bid) => AwardStep::Accept(Box::new((entry.call.clone(), Bid::clone(bid)))),
             Phase::Accepting(agreement) => AwardStep::Accept(Box::new((entry.call.clone(), agreement.bid.clone()))),
-            Phase::Agreed(agreement) => AwardStep::Again(agreement.clone()),
+            Phase::Agreed(agreement, _) => AwardStep::Again(agreement.clone()),
         }
     }
 
@@ -145,13 +148,16 @@ impl Participant {
     }
 
     /// The bidder has taken the award. False if the negotiation was cancelled meanwhile.
-    pub fn agreed(&mut self, agreement: &Agreement) -> bool {
+    pub fn agreed(&mut self, now: WallTime, agreement: &Agreement) -> bool {
         let Some(entry) = self.entries.get_mut(&agreement.call.id) else { return false };
         match &entry.phase {
-            Phase::Accepting(first) | Phase::Agreed(first) if **first == *agreement => {
-                entry.phase = Phase::Agreed(Box::new(agreement.clone()));
+            Phase::Accepting(first) if **first == *agreement => {
+                let finish = now + agreement.bid.finish().min(MAX_VALIDITY);
+                let until = finish.max(agreement.call.valid_until) + CLOCK_TOLERANCE;
+                entry.phase = Phase::Agreed(Box::new(agreement.clone()), until);
                 true
             }
+            Phase::Agreed(first, _) => **first == *agreement,
             _ => false,
         }
     }
@@ -164,13 +170,13 @@ impl Participant {
         self.entries.remove(&id).is_some_and(|entry| !matches!(entry.phase, Phase::Considering(_)))
     }
 
-    /// Lets go what has ended by `now`; the offers that lapsed are returned. Agreements are kept until their call ends, so
-    /// that an award that comes twice is answered twice.
+    /// Lets go what has ended by `now`; the offers that lapsed are returned. Agreements are kept until what they are about
+    /// was to be finished, for a day at most.
     pub fn expire(&mut self, now: WallTime) -> Vec<NegotiationId> {
         let mut lapsed = Vec::new();
         self.entries.retain(|&id, entry| {
             let keep = entry.until() > now;
-            if !keep && matches!(entry.phase, Phase::Bid(_)) {
+            if !keep && matches!(entry.phase, Phase::Bid(_) | Phase::Accepting(_)) {
                 lapsed.push(id);
             }
             keep
@@ -187,8 +193,10 @@ impl Participant {
 impl Entry {
     fn until(&self) -> WallTime {
         match &self.phase {
-            Phase::Bid(bid) => bid.valid_until,
-            Phase::Considering(_) | Phase::Accepting(_) | Phase::Agreed(_) => self.call.valid_until,
+            // By our own clock, if it was for us to say.
+            Phase::Bid(bid) if bid.valid_until < self.call.valid_until => bid.valid_until,
+            Phase::Bid(_) | Phase::Considering(_) | Phase::Accepting(_) => self.call.valid_until + CLOCK_TOLERANCE,
+            Phase::Agreed(_, until) => *until,
         }
     }
 }
