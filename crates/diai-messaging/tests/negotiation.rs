@@ -8,107 +8,16 @@ use std::{
     time::Duration,
 };
 
-use common::Agent;
+use common::party::{Modeller, Party, call, modeller, parties, proposal};
 use diai_core::{AgentId, BoxFuture, Bytes, CallOptions, Calls, Clock, Instant, WallTime, memory::Sim, timeout_at};
 use diai_messaging::{
     Messaging,
     negotiation::{
-        Agreement, AwardError, AwardStep, Bidder, Bidding, Call, CallForProposals, CallStep, Ending, Initiator,
-        InitiatorInput, InitiatorOutput, MAX_PER_INITIATOR, Negotiation, NegotiationError, NegotiationId, Negotiator,
-        Offer, Participant, SERVICE, StepError, When,
+        Agreement, AwardError, AwardStep, Bidder, Call, CallForProposals, CallStep, Ending, Initiator, InitiatorInput,
+        InitiatorOutput, MAX_PER_INITIATOR, NegotiationError, NegotiationId, Negotiator, Offer, Participant, SERVICE,
+        StepError, When,
     },
 };
-
-/// Offers `run` seconds, or refuses.
-#[derive(Default)]
-struct Modeller {
-    run: u64,
-    price: u64,
-    valid_for: Duration,
-    refuses_award: bool,
-    log: Mutex<Vec<String>>,
-}
-
-impl Modeller {
-    fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
-    }
-}
-
-impl Bidder for Modeller {
-    fn bid(&self, call: Call) -> BoxFuture<'static, Result<Offer, String>> {
-        self.log.lock().unwrap().push(format!("bid {}", call.kind()));
-        let offer = Offer {
-            price: self.price,
-            run: Duration::from_secs(self.run),
-            valid_for: self.valid_for,
-            ..Offer::default()
-        };
-        let offer = if self.run == 0 { Err("no time".to_owned()) } else { Ok(offer) };
-        Box::pin(async { offer })
-    }
-
-    fn awarded(&self, agreement: Agreement) -> BoxFuture<'static, Result<(), String>> {
-        self.log.lock().unwrap().push("awarded".to_owned());
-        let result = if self.refuses_award { Err("busy by now".to_owned()) } else { Ok(()) };
-        Box::pin(async move { agreement.verify(When::Ever).map_err(|error| error.to_string()).and(result) })
-    }
-
-    fn ended(&self, _: NegotiationId, ending: Ending) {
-        self.log.lock().unwrap().push(match ending {
-            Ending::Cancelled { reason } => format!("cancelled: {reason}"),
-            _ => "lapsed".to_owned(),
-        });
-    }
-}
-
-struct Party {
-    agent: Agent,
-    messaging: Messaging,
-    negotiator: Negotiator,
-}
-
-impl Party {
-    fn of(agent: Agent) -> Self {
-        let messaging = agent.messaging();
-        let negotiator = Negotiator::new(&agent.world, Arc::new(messaging.clone()), agent.identity.clone());
-        Self { agent, messaging, negotiator }
-    }
-
-    fn id(&self) -> AgentId {
-        self.agent.identity.agent()
-    }
-
-    fn serve(&self, modeller: &Arc<Modeller>) -> Bidding {
-        self.negotiator.serve(modeller.clone()).unwrap()
-    }
-}
-
-async fn parties(sim: &Sim, count: u64) -> Vec<Party> {
-    let parties: Vec<_> = (1..=count).map(|number| Party::of(Agent::join(sim, number))).collect();
-    for other in &parties[1..] {
-        parties[0].agent.world.network.connect(other.agent.peer(), vec![]).await.unwrap();
-    }
-    parties
-}
-
-fn proposal() -> CallForProposals {
-    CallForProposals {
-        kind: "model/1".into(),
-        subject: Bytes::from("a ring"),
-        bids_within: Duration::from_secs(5),
-        valid_for: Duration::from_secs(60),
-    }
-}
-
-async fn call(parties: &[Party]) -> Negotiation {
-    let participants = parties[1..].iter().map(Party::id).collect();
-    parties[0].negotiator.call(participants, proposal()).await.unwrap()
-}
-
-fn modeller(run: u64, price: u64) -> Arc<Modeller> {
-    Arc::new(Modeller { run, price, ..Modeller::default() })
-}
 
 #[test]
 fn the_best_bid_is_awarded_and_the_agreement_verifies_anywhere() {

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod pair;
+pub(crate) mod party;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
