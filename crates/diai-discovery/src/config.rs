@@ -25,7 +25,8 @@ pub struct Config {
     /// An index entry of a device that is not connected is answered with unasked for so long after the device or the
     /// DHT last confirmed it. Connected devices send each new record by themselves. Default 60 s.
     pub max_age: Duration,
-    /// Records being fetched at a time, by all lookups together. Default 32 (a stream and 2 KiB each).
+    /// Devices that are not connected whose records are being fetched at a time, by all lookups together. Default 32 (a
+    /// stream and 2 KiB each).
     pub max_fetches: usize,
     /// Providers looked at in one lookup; further ones are left out. Default 1,024.
     pub max_candidates: usize,

@@ -60,6 +60,10 @@ impl Target {
     }
 }
 
+/// Which of a lookup's queues.
+const KNOWN: usize = 0;
+const UNKNOWN: usize = 1;
+
 /// One lookup: the local index first, then the providers that the DHT names, each by its verified record.
 pub(crate) struct Lookup {
     shared: Arc<Shared>,
@@ -69,10 +73,12 @@ pub(crate) struct Lookup {
     yielded: BTreeSet<PeerId>,
     /// Devices that were, or are to be, looked at.
     candidates: BTreeSet<PeerId>,
-    queue: VecDeque<PeerId>,
+    /// Candidates that are connected or known, and others: made-up ones do not hold up the former.
+    queues: [VecDeque<PeerId>; 2],
+    fetching: [usize; 2],
     /// What the index knows of candidates, but not freshly.
     stale: BTreeMap<PeerId, SignedRecord>,
-    fetches: FuturesUnordered<BoxFuture<'static, (PeerId, Option<SignedRecord>)>>,
+    fetches: FuturesUnordered<BoxFuture<'static, (PeerId, usize, Option<SignedRecord>)>>,
     providers: Option<ProviderStream>,
     deadline: BoxFuture<'static, ()>,
     over: bool,
@@ -88,7 +94,8 @@ impl Lookup {
             ready: VecDeque::new(),
             yielded: BTreeSet::new(),
             candidates: BTreeSet::new(),
-            queue: VecDeque::new(),
+            queues: Default::default(),
+            fetching: [0; 2],
             stale: BTreeMap::new(),
             fetches: FuturesUnordered::new(),
             providers: None,
@@ -150,7 +157,7 @@ impl Lookup {
         self.ready = fresh.into();
         for found in stale.into_iter().take(shared.config.max_candidates) {
             self.candidates.insert(found.peer());
-            self.queue.push_back(found.peer());
+            self.queues[KNOWN].push_back(found.peer());
             self.stale.insert(found.peer(), found.record);
         }
     }
@@ -173,7 +180,10 @@ impl Lookup {
             }
             tokio::select! {
                 biased;
-                Some((peer, record)) = self.fetches.next(), if !self.fetches.is_empty() => self.fetched(peer, record),
+                Some((peer, queue, record)) = self.fetches.next(), if !self.fetches.is_empty() => {
+                    self.fetching[queue] -= 1;
+                    self.fetched(peer, record);
+                }
                 batch = next_batch(&mut self.providers), if self.providers.is_some() => match batch {
                     Some(peers) => peers.into_iter().for_each(|peer| self.candidate(peer)),
                     None => self.providers = None,
@@ -184,11 +194,14 @@ impl Lookup {
     }
 
     fn start_fetches(&mut self) {
-        while self.fetches.len() < self.shared.config.max_fetches
-            && let Some(peer) = self.queue.pop_front()
-        {
-            let fetch = self.shared.fetch(peer);
-            self.fetches.push(async move { (peer, fetch.await) }.boxed());
+        for queue in [KNOWN, UNKNOWN] {
+            while self.fetching[queue] < self.shared.config.max_fetches
+                && let Some(peer) = self.queues[queue].pop_front()
+            {
+                self.fetching[queue] += 1;
+                let fetch = self.shared.fetch(peer);
+                self.fetches.push(async move { (peer, queue, fetch.await) }.boxed());
+            }
         }
     }
 
@@ -201,13 +214,13 @@ impl Lookup {
             return;
         }
         let now = self.shared.world.clock.now();
-        let known =
-            self.shared.index().get(peer).filter(|entry| is_recent(entry, now, self.shared.config.max_age)).cloned();
-        match known {
+        let known = self.shared.index().get(peer).cloned();
+        let queue = if known.is_some() || self.shared.world.network.peer(peer).is_some() { KNOWN } else { UNKNOWN };
+        match known.filter(|entry| is_recent(entry, now, self.shared.config.max_age)) {
             // Learned since this lookup began.
             Some(entry) if self.target.matches(entry.record.record()) => self.offer(entry.record),
             // What is known may be older than the announcement.
-            _ => self.queue.push_back(peer),
+            _ => self.queues[queue].push_back(peer),
         }
     }
 
@@ -240,7 +253,7 @@ impl Lookup {
         self.over = true;
         self.providers = None;
         self.fetches.clear();
-        self.queue.clear();
+        (self.queues, self.fetching) = Default::default();
         for record in std::mem::take(&mut self.stale).into_values() {
             self.fall_back(record);
         }

@@ -11,7 +11,11 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared as SharedFuture, WeakShared},
 };
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::{
+    runtime,
+    sync::{Semaphore, broadcast, watch},
+    task::JoinSet,
+};
 
 use crate::{
     Config, DiscoveryEvent, RecordError, SignedRecord,
@@ -44,9 +48,11 @@ pub(crate) struct Shared {
     told: Mutex<BTreeMap<PeerId, u64>>,
     permits: Semaphore,
     fetches: Mutex<BTreeMap<PeerId, WeakShared<Fetch>>>,
+    runtime: runtime::Handle,
 }
 
 impl Shared {
+    /// Must be called within a tokio runtime.
     pub(crate) fn new(world: World, identity: Identity, config: Config, store: Store) -> Self {
         Self {
             store: Mutex::new(Some(store)),
@@ -57,6 +63,7 @@ impl Shared {
             told: Mutex::default(),
             permits: Semaphore::new(config.max_fetches),
             fetches: Mutex::default(),
+            runtime: runtime::Handle::current(),
             world,
             identity,
             config,
@@ -126,14 +133,17 @@ impl Shared {
         record.map(|record| self.learn(record))
     }
 
-    /// Fetches the newest record of `peer`; whoever asks meanwhile waits for the same answer.
+    /// Fetches the newest record of `peer`; whoever asks meanwhile waits for the same answer. It has a task of its own, which
+    /// ends with the last who waits: a lookup that is kept and not polled keeps no permit from the others.
     pub(crate) fn fetch(self: &Arc<Self>, peer: PeerId) -> SharedFuture<Fetch> {
         let mut fetches = lock(&self.fetches);
         if let Some(running) = fetches.get(&peer).and_then(WeakShared::upgrade) {
             return running;
         }
         fetches.retain(|_, fetch| fetch.upgrade().is_some_and(|fetch| fetch.peek().is_none()));
-        let fetch = fetch(self.clone(), peer).boxed().shared();
+        let mut task = JoinSet::new();
+        task.spawn_on(fetch(self.clone(), peer), &self.runtime);
+        let fetch = async move { task.join_next().await?.ok()? }.boxed().shared();
         if let Some(weak) = fetch.downgrade() {
             fetches.insert(peer, weak);
         }
@@ -148,10 +158,11 @@ async fn fetch(shared: Arc<Shared>, peer: PeerId) -> Option<SignedRecord> {
     if let Some(confirmed) = confirmed.filter(|_| connected) {
         shared.world.clock.sleep_until(confirmed + ASK_INTERVAL).await;
     }
-    let _permit = shared.permits.acquire().await.ok()?;
+    // One question at a time to each, so that the connections are bound enough.
     if connected && let Ok(Some(record)) = exchange::ask(&shared, peer).await {
         return Some(record);
     }
+    let _permit = shared.permits.acquire().await.ok()?;
     let deadline = shared.world.clock.now() + shared.config.fetch_timeout;
     let got = timeout_at(&*shared.world.clock, deadline, shared.world.dht.get(record_key(peer))).await;
     if let Ok(Ok(Some(bytes))) = got

@@ -5,9 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Agent, path, registration};
+use common::{Agent, join, path, registration};
 use diai_core::memory::Sim;
-use diai_discovery::FindOptions;
+use diai_discovery::{Config, Discovery, FindOptions};
 use futures::{FutureExt, StreamExt};
 
 #[test]
@@ -36,6 +36,30 @@ fn a_lookup_that_is_dropped_leaves_the_next_one_whole() {
             futures::future::select(found.next(), Box::pin(bob.wait(Duration::from_millis(wait_ms)))).await;
         }
         assert_eq!(bob.find("render").await.len(), 10);
+    });
+}
+
+#[test]
+fn lookups_that_are_kept_and_not_looked_at_hold_up_no_other() {
+    let sim = Sim::new(5);
+    sim.run(async {
+        let mut agents = Vec::new();
+        for number in 0..10 {
+            agents.push(Agent::offering(&sim, number, &[&format!("kept/{number}")]).await);
+        }
+        let alice = Agent::offering(&sim, 50, &["render"]).await;
+        let (world, identity) = join(&sim, 100);
+        let config = Config { max_fetches: 1, ..Config::default() };
+        let discovery = Discovery::start(&world, identity.clone(), config).await.unwrap();
+        let bob = Agent { world, identity, discovery };
+        let mut kept = Vec::new();
+        for number in 0..10 {
+            let mut found = bob.discovery.find(&path(&format!("kept/{number}")), FindOptions::default());
+            // Far enough to be, in turn, at each of its steps.
+            futures::future::select(found.next(), Box::pin(bob.wait(Duration::from_millis(number)))).await;
+            kept.push(found);
+        }
+        assert_eq!(bob.find_peers("render").await, [alice.peer()]);
     });
 }
 

@@ -6,7 +6,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use common::{Agent, join, path};
+use common::{Agent, FaultyDht, join, path};
 use diai_core::{
     AcceptOptions, InvalidRecord, PeerId, RecordKey, RecordMeta, RecordValidator, WallTime, World, frame, memory::Sim,
 };
@@ -212,6 +212,23 @@ fn providers_without_a_record_are_left_out_within_the_deadline() {
         let all = bob.discovery.find_all(&path("render"), FindOptions::within(Duration::from_secs(8))).await;
         assert_eq!(all.iter().map(Found::peer).collect::<Vec<_>>(), [honest.peer()]);
         assert!(sim.now().since(start) <= Duration::from_secs(9));
+    });
+}
+
+#[test]
+fn providers_that_are_made_up_do_not_hold_up_one_that_is_connected() {
+    let sim = Sim::new(6);
+    sim.run(async {
+        let mut other = Liar::start(&sim, 2).await;
+        let (mut world, identity) = join(&sim, 3);
+        let dht = FaultyDht::install(&mut world);
+        *dht.made_up.lock().unwrap() = (10..200).map(|number| join(&sim, number).1.peer()).collect();
+        let bob = Agent::start_in(world, identity).await;
+        bob.world.network.connect(other.peer(), Vec::new()).await.unwrap();
+        bob.wait(Duration::from_secs(1)).await;
+        // Only now, so that it is not known already.
+        other.answer(framed(&other.sign(&other.record())));
+        assert_eq!(bob.find_peers("render").await, [other.peer()]);
     });
 }
 

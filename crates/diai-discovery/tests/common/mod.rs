@@ -17,7 +17,7 @@ use diai_core::{
     memory::{AgentSpec, Sim},
     timeout_at,
 };
-use diai_discovery::{CapabilityPath, Config, Discovery, FindOptions, Found, Registration};
+use diai_discovery::{CapabilityPath, Config, Discovery, FindOptions, Found, Registration, record_key};
 use diai_identity::Identity;
 use futures::{StreamExt, stream};
 
@@ -131,6 +131,8 @@ pub struct FaultyDht {
     /// Records are accepted, and lost.
     pub loses_records: AtomicBool,
     pub lookups: AtomicUsize,
+    /// Named as providers before all others; a lookup of their records never ends.
+    pub made_up: Mutex<Vec<PeerId>>,
 }
 
 impl FaultyDht {
@@ -141,6 +143,7 @@ impl FaultyDht {
             dead: AtomicBool::new(false),
             loses_records: AtomicBool::new(false),
             lookups: AtomicUsize::new(0),
+            made_up: Mutex::default(),
         });
         world.dht = faulty.clone();
         faulty
@@ -171,6 +174,9 @@ impl Dht for FaultyDht {
     }
 
     fn get(&self, key: RecordKey) -> BoxFuture<'static, Result<Option<Bytes>, DhtError>> {
+        if self.made_up.lock().unwrap().iter().any(|&peer| record_key(peer) == key) {
+            return Box::pin(std::future::pending());
+        }
         if self.is_dead() { timeout() } else { self.inner.get(key) }
     }
 
@@ -184,7 +190,11 @@ impl Dht for FaultyDht {
 
     fn providers(&self, key: RecordKey) -> ProviderStream {
         self.lookups.fetch_add(1, Ordering::Relaxed);
-        if self.is_dead() { stream::once(async { Err(DhtError::Timeout) }).boxed() } else { self.inner.providers(key) }
+        if self.is_dead() {
+            return stream::once(async { Err(DhtError::Timeout) }).boxed();
+        }
+        let made_up = self.made_up.lock().unwrap().clone();
+        stream::once(async { Ok(made_up) }).chain(self.inner.providers(key)).boxed()
     }
 
     fn register_validator(&self, namespace: &'static str, validator: Arc<dyn RecordValidator>) {
