@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diai_blocks::{
-    Blocks, ContentError, DAG_PB, FetchError, FetchOptions,
+    Block, Blocks, ContentError, DAG_PB, FetchError, FetchOptions, RAW,
     sealed::{self, OpenError, Source},
     unixfs::{self, ImportOptions, ReadError},
 };
@@ -21,6 +21,8 @@ const CANDIDATES_WITHIN: Duration = Duration::from_secs(1);
 /// How long to look for a program, an input or an output, if the task does not end the search before.
 const GET_WITHIN: Duration = Duration::from_secs(60);
 const MAX_CANDIDATES: usize = 32;
+/// Outputs up to this are one raw block.
+const SHORT_BYTES: usize = 64 << 10;
 /// Enough workers to choose from: the lookup need not go on.
 const ENOUGH_CANDIDATES: usize = 8;
 
@@ -149,6 +151,13 @@ impl Artifacts for InBlocks {
                     .map_err(|error| ArtifactError::Store { reason: error.to_string() });
             }
             let failed = |error: &dyn std::error::Error| ArtifactError::Store { reason: error.to_string() };
+            if bytes.len() <= SHORT_BYTES {
+                // As an import would, but hashed here: to change the thread takes longer.
+                let block = Block::new(RAW, bytes).map_err(|error| failed(&error))?;
+                let cid = block.cid;
+                blocks.store().put(block).await.map_err(|error| failed(&error))?;
+                return Ok(cid);
+            }
             let imported = unixfs::import_reader(blocks.store(), &bytes[..], &ImportOptions::default()).await;
             Ok(imported.map_err(|error| failed(&error))?.root())
         })

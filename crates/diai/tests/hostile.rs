@@ -107,7 +107,7 @@ fn a_stranger_reads_no_sealed_content_through_whoever_may_open_it() {
         connect(&carol, &bob).await;
         connect(&mallory, &bob).await;
         let program = add(&bob, HELLO.to_vec()).await;
-        let options = AddOptions::sealed_for(vec![carol.identity().certificate().clone()]);
+        let options = AddOptions::sealed_for(vec![carol.identity().certificate()]);
         let secret = bob.blocks().add_bytes("the secret", options).await.unwrap().cid;
         let spec = TaskSpec::wasm(program).input("secret", secret);
         let through_bob = async |agent: &Agent| agent.tasks().run_on(spec.clone(), vec![bob.id()]).await;
