@@ -6,9 +6,10 @@ use bytes::Bytes;
 use diai_core::{AgentId, CallError, CallOptions, Clock, Misbehaviour, Priority, Refusal, timeout_at};
 use diai_identity::Signed;
 use futures::{StreamExt, future::join_all, poll};
+use tokio::sync::Notify;
 
 use crate::{
-    Access, Artifact, ArtifactError, AttemptId, Input, Output, RunEvent, TaskContext, codec,
+    Access, Artifact, ArtifactError, AttemptId, Input, Output, Program, RunEvent, TaskContext, codec,
     codec::MAX_RESULT_BYTES,
     error::{GuestError, HostFault},
     executor::Job,
@@ -83,10 +84,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Runs the task on another agent. A worker from which nothing comes for the length of the lease is lost.
-    pub(crate) async fn there(self) -> Ended {
+    /// Runs the task on another agent. One from which nothing comes for the length of the lease may be slow rather than
+    /// dead: if the task is a program, `silent` is told, so that another is tried beside it, and the attempt goes on. A
+    /// service must not run twice at a time, so there the attempt ends.
+    pub(crate) async fn there(self, silent: &Notify) -> Ended {
         let clock = &*self.requester.world.clock;
-        let lease = self.requester.config.lease;
         let options = CallOptions {
             timeout: self.order.deadline.since(clock.now()),
             idempotent: false,
@@ -94,15 +96,17 @@ impl<'a> Attempt<'a> {
         };
         let body = codec::encode_award(self.id, self.order.spec_bytes.clone(), &self.proofs().await);
         let open = self.requester.calls.call_streaming(self.agent, RUN_SERVICE, body, options);
-        let mut parts = match within(clock, lease, open).await {
+        // What a service is not told of yet needs no lease: the way to its agent has time-outs of its own.
+        let opened = if self.may_run_twice() { self.heard(silent, open).await } else { Some(open.await) };
+        let mut parts = match opened {
             Some(Ok(parts)) => parts,
             Some(Err(error)) => return not_taken(error),
-            None => return self.silent(),
+            None => return self.gone(),
         };
         let mut accepted = false;
         loop {
-            let part = match within(clock, lease, parts.next()).await {
-                None => return self.silent(),
+            let part = match self.heard(silent, parts.next()).await {
+                None => return self.gone(),
                 Some(None) => return lost("it ended its answer without a result"),
                 Some(Some(Err(error))) if accepted => return lost(&error.to_string()),
                 Some(Some(Err(error))) => return not_taken(error),
@@ -122,6 +126,26 @@ impl<'a> Attempt<'a> {
                 Err(error) => return self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
             }
         }
+    }
+
+    /// A program has no effects but its outputs.
+    fn may_run_twice(&self) -> bool {
+        matches!(self.order.spec.program, Program::Wasm(_))
+    }
+
+    /// What `work`, which waits for the worker, gives; `None` if the lease ran out and the worker is to be given up.
+    async fn heard<T>(&self, silent: &Notify, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        let heard = within(&*self.requester.world.clock, self.requester.config.lease, work.as_mut()).await;
+        if heard.is_some() || !self.may_run_twice() {
+            return heard;
+        }
+        silent.notify_one();
+        Some(work.await)
+    }
+
+    fn gone(&self) -> Ended {
+        lost(&format!("nothing came from it for {:?}", self.requester.config.lease))
     }
 
     /// That this agent can open those of the inputs that are encrypted.
@@ -144,11 +168,6 @@ impl<'a> Attempt<'a> {
             Ok(signed) => self.conclude(signed).await,
             Err(error) => self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
         }
-    }
-
-    fn silent(&self) -> Ended {
-        self.requester.penalise(self.agent, Misbehaviour::Silent);
-        lost(&format!("nothing came from it for {:?}", self.requester.config.lease))
     }
 
     fn dishonest(&self, Dishonest(misbehaviour, reason): Dishonest) -> Ended {

@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use diai_core::AgentId;
 
-use crate::StartError;
+use crate::{StartError, message::KEEP_ALIVE};
 
 /// How this agent asks others to work, and how much it works for others.
 #[derive(Debug, Clone)]
@@ -22,13 +22,14 @@ pub struct Config {
     pub probe: usize,
     /// How long to wait for a bid. Default 2 s.
     pub offer_timeout: Duration,
-    /// How much longer to wait for better bids after the first. Default 20 ms.
+    /// How much longer to wait for better bids after the first, or, if the task has inputs, after the first of a worker
+    /// that holds them all; a quarter of a second if there is none. Default 20 ms.
     pub bid_window: Duration,
     /// For how long a worker is trusted to have the free slot that it showed, so that a task without inputs is awarded
     /// without asking. Default 2 s.
     pub fresh: Duration,
-    /// A worker from which nothing came for so long is taken for dead. Workers send something every
-    /// [`Serving::keep_alive`]. Default 3 s.
+    /// From when on another worker is tried beside one that is silent, if the task is a program, or instead of it, if it
+    /// is a service. Workers that run a task send something every second. Default 3 s, which also is the least.
     pub lease: Duration,
     /// How long to fetch an output. Default 10 s.
     pub fetch_timeout: Duration,
@@ -92,6 +93,7 @@ impl Config {
             None if self.transfer_bytes_per_second == 0 => {
                 Err(StartError::Config { field: "transfer_bytes_per_second", must: "at least 1" })
             }
+            None if self.lease < 3 * KEEP_ALIVE => Err(StartError::Config { field: "lease", must: "at least 3 s" }),
             None => Ok(()),
         }
     }
@@ -102,8 +104,6 @@ impl Config {
 pub struct Serving {
     /// For whom. Default all whose certificate was verified.
     pub policy: Policy,
-    /// How often a running task says that it lives. Default 1 s.
-    pub keep_alive: Duration,
     /// Offers answered at a time; more are told that this agent is busy. Default 32.
     pub max_offers: usize,
     /// Attempts whose answer is remembered, for a requester that asks twice. Default 128, each up to 1 MiB, usually
@@ -116,13 +116,7 @@ pub struct Serving {
 
 impl Default for Serving {
     fn default() -> Self {
-        Self {
-            policy: Policy::Certified,
-            keep_alive: Duration::from_secs(1),
-            max_offers: 32,
-            max_attempts: 128,
-            inline_bytes: 1024,
-        }
+        Self { policy: Policy::Certified, max_offers: 32, max_attempts: 128, inline_bytes: 1024 }
     }
 }
 
@@ -154,7 +148,8 @@ pub struct ExecutorConfig {
     /// Guests that run at a time. Each holds a thread of the World's `Offload`, which should have more threads than that.
     /// Default 2.
     pub max_guests: usize,
-    /// Tasks that may wait for a slot, their inputs being fetched meanwhile; more are refused as busy. Default 4.
+    /// Tasks that may wait for a slot, their inputs being fetched meanwhile; more are refused as busy. Of these and the
+    /// slots, one agent may have half, and the last is kept for this agent itself. Default 4.
     pub max_queued: usize,
     /// Largest memory limit. Default 256 MiB.
     pub max_memory_bytes: u64,

@@ -48,6 +48,12 @@ pub enum RunEvent {
         /// The part.
         part: Bytes,
     },
+    /// Nothing has come from the worker for the length of the lease. It may still bring the result, but another is tried
+    /// beside it; the first result counts.
+    WorkerSilent {
+        /// Who.
+        agent: AgentId,
+    },
     /// The worker is lost to this task and left out from now on.
     WorkerLost {
         /// Who.

@@ -158,9 +158,11 @@ impl Tasks {
         let requester = &self.0.requester;
         let clock = &*requester.world.clock;
         let until = clock.now() + grace;
-        let ended = timeout_at(clock, until, requester.performer.executor.drained()).await.is_ok();
-        requester.performer.executor.close();
-        timeout_at(clock, until, requester.stored()).await.is_ok() && ended
+        let executor = &requester.performer.executor;
+        let drained = timeout_at(clock, until, executor.drained()).await;
+        // Before the places are given back: a task that waits for one must not slip in.
+        executor.close();
+        timeout_at(clock, until, requester.stored()).await.is_ok() && drained.is_ok()
     }
 }
 

@@ -46,6 +46,7 @@
 //! (asking), `worker` (serving) and `executor` (running) in the source.
 
 mod attempt;
+mod bidding;
 mod codec;
 mod config;
 mod error;
@@ -59,6 +60,7 @@ mod performer;
 mod ports;
 mod requester;
 mod spec;
+mod suspects;
 mod worker;
 
 pub use config::{Config, ExecutorConfig, Policy, Serving};

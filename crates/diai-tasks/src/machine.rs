@@ -1,6 +1,9 @@
 //! What one search for a worker has learnt: who is left out and why, whom to try next, and what to say in the end.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use cid::Cid;
 use diai_core::AgentId;
@@ -11,6 +14,10 @@ use crate::{Bid, RunError, TaskId};
 const MAX_NAMED: usize = 8;
 /// What a missing input, or a missing program, costs before its bytes flow.
 const FETCH: Duration = Duration::from_millis(20);
+/// An agent that cannot be reached is tried so often.
+const MAX_TRIES: u32 = 3;
+/// How long it is left alone after the first time, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// What came of asking one worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +30,14 @@ pub(crate) enum Miss {
     NotAllowed(String),
     /// It cannot be reached, or cannot do this.
     Unable(String),
+}
+
+/// Why an agent is asked again later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Later {
+    Busy,
+    /// Something kept it from answering that may pass.
+    Missed(String),
 }
 
 /// A bid and how long it took.
@@ -39,35 +54,65 @@ pub(crate) struct Search {
     task: TaskId,
     max_attempts: usize,
     left_out: BTreeMap<AgentId, Miss>,
-    busy: BTreeMap<AgentId, u64>,
+    later: BTreeMap<AgentId, (Duration, Later)>,
+    /// How often each could not be asked.
+    tries: BTreeMap<AgentId, u32>,
+    /// They have the task, and nothing comes from them.
+    silent: BTreeSet<AgentId>,
 }
 
 impl Search {
     pub(crate) fn new(task: TaskId, max_attempts: usize) -> Self {
-        Self { task, max_attempts, left_out: BTreeMap::new(), busy: BTreeMap::new() }
+        Self {
+            task,
+            max_attempts,
+            left_out: BTreeMap::new(),
+            later: BTreeMap::new(),
+            tries: BTreeMap::new(),
+            silent: BTreeSet::new(),
+        }
     }
 
     /// Leaves `agent` out from now on.
     pub(crate) fn miss(&mut self, agent: AgentId, miss: Miss) {
-        self.busy.remove(&agent);
+        self.later.remove(&agent);
+        self.silent.remove(&agent);
         self.left_out.insert(agent, miss);
     }
 
     /// `agent` is busy: it may be asked again.
     pub(crate) fn busy(&mut self, agent: AgentId, retry_after_ms: u64) {
-        self.busy.insert(agent, retry_after_ms);
+        self.silent.remove(&agent);
+        self.later.insert(agent, (Duration::from_millis(retry_after_ms.clamp(10, 2_000)), Later::Busy));
     }
 
-    /// Everybody may be asked again who was busy; when.
+    /// `agent` could not be asked, for a reason that may pass: it may be asked again a few times.
+    pub(crate) fn postpone(&mut self, agent: AgentId, reason: String) {
+        let tries = self.tries.entry(agent).or_default();
+        *tries += 1;
+        if *tries >= MAX_TRIES {
+            return self.miss(agent, Miss::Unable(reason));
+        }
+        let wait = RETRY.0.saturating_mul(1 << (2 * (*tries - 1))).min(RETRY.1);
+        self.silent.remove(&agent);
+        self.later.insert(agent, (wait, Later::Missed(reason)));
+    }
+
+    /// `agent` has the task and is silent: it may still bring the result, but others are asked.
+    pub(crate) fn suspect(&mut self, agent: AgentId) {
+        self.silent.insert(agent);
+    }
+
+    /// Everybody may be asked again who was put off; when.
     pub(crate) fn next_round(&mut self) -> Option<Duration> {
-        let soonest = self.busy.values().min().copied().map(|ms| Duration::from_millis(ms.clamp(10, 2_000)));
-        self.busy.clear();
+        let soonest = self.later.values().map(|(wait, _)| *wait).min();
+        self.later.clear();
         soonest
     }
 
     /// Whether `agent` may be asked now.
     pub(crate) fn is_open(&self, agent: &AgentId) -> bool {
-        !self.left_out.contains_key(agent) && !self.busy.contains_key(agent)
+        !self.left_out.contains_key(agent) && !self.later.contains_key(agent) && !self.silent.contains(agent)
     }
 
     pub(crate) fn is_left_out(&self, agent: &AgentId) -> bool {
@@ -85,7 +130,12 @@ impl Search {
     }
 
     pub(crate) fn has_busy(&self) -> bool {
-        !self.busy.is_empty()
+        self.later.values().any(|(_, later)| *later == Later::Busy)
+    }
+
+    /// Whether somebody is to be asked again.
+    pub(crate) fn has_later(&self) -> bool {
+        !self.later.is_empty()
     }
 
     /// Who was asked, and what came of it.
@@ -94,9 +144,13 @@ impl Search {
             Miss::Lost(reason) | Miss::NotAllowed(reason) | Miss::Unable(reason) => format!("{agent}: {reason}"),
             Miss::NotFound { cid, asked } => format!("{agent}: {cid} was not found ({asked})"),
         });
-        let busy = self.busy.keys().map(|agent| format!("{agent}: busy"));
-        let count = self.left_out.len() + self.busy.len();
-        let mut text = said.chain(busy).take(MAX_NAMED).collect::<Vec<_>>().join("; ");
+        let later = self.later.iter().map(|(agent, (_, later))| match later {
+            Later::Busy => format!("{agent}: busy"),
+            Later::Missed(reason) => format!("{agent}: {reason}"),
+        });
+        let silent = self.silent.iter().map(|agent| format!("{agent}: it has the task, and nothing comes from it"));
+        let count = self.left_out.len() + self.later.len() + self.silent.len();
+        let mut text = said.chain(later).chain(silent).take(MAX_NAMED).collect::<Vec<_>>().join("; ");
         if count == 0 {
             text.push_str("no agent offers what it needs");
         } else if count > MAX_NAMED {
@@ -116,7 +170,7 @@ impl Search {
             return RunError::NotFound { task, cid: Box::new(cid), asked: tried };
         }
         if self.failed() == 0 {
-            if !self.busy.is_empty() {
+            if self.has_busy() {
                 return RunError::Busy { task, tried };
             }
             if self.left_out.values().any(|miss| matches!(miss, Miss::NotAllowed(_))) {
@@ -204,6 +258,31 @@ mod tests {
         assert_eq!(search.verdict().code(), "busy");
         assert_eq!(search.next_round(), Some(Duration::from_millis(100)));
         assert!(search.is_open(&agent(1)));
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_asked_three_times_with_growing_pauses() {
+        let mut search = search();
+        for pause in [250, 1_000] {
+            assert!(search.is_open(&agent(1)));
+            search.postpone(agent(1), "unreachable".into());
+            assert!(!search.is_open(&agent(1)) && !search.has_busy());
+            assert_eq!(search.next_round(), Some(Duration::from_millis(pause)));
+        }
+        search.postpone(agent(1), "unreachable".into());
+        assert!(!search.has_later() && !search.is_open(&agent(1)));
+        assert_eq!((search.failed(), search.verdict().code()), (0, "no_worker"));
+    }
+
+    #[test]
+    fn the_silent_use_up_no_attempts_and_are_named() {
+        let mut search = search();
+        (1..=5).for_each(|number| search.suspect(agent(number)));
+        assert!(!search.is_over() && !search.is_open(&agent(1)));
+        let error = search.late(Duration::from_secs(1));
+        assert!(error.to_string().contains(&agent(5).to_string()), "{error}");
+        search.miss(agent(1), Miss::Lost("gone".into()));
+        assert_eq!(search.failed(), 1);
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub(crate) const RUN_SERVICE: &str = "diai.task.run";
 /// What a worker signs its results for.
 pub(crate) const RESULT_DOMAIN: Domain = Domain::new("diai/task-result/1");
 
+/// A worker that runs a task sends something at least this often; requesters count on it.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
 /// A result lists at most so many files.
 pub const MAX_OUTPUT_FILES: usize = 256;
 /// The path of an output file below `/out` is at most so long.

@@ -1,25 +1,27 @@
 //! Finds a worker for a task and sees the task through.
 
 use std::{
+    future::poll_fn,
     num::NonZeroUsize,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    task::Poll,
 };
 
 use bytes::Bytes;
-use diai_core::{AgentId, CallError, CallOptions, Calls, Instant, Refusal, World, timeout_at};
-use futures::{StreamExt, stream::FuturesUnordered};
+use diai_core::{AgentId, CallError, Calls, Instant, Refusal, World, timeout_at};
+use futures::FutureExt;
 use lru::LruCache;
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{
     Artifacts, Candidates, Config, Output, Program, RunError, RunEvent, TaskId, TaskSpec,
     attempt::{Attempt, Ended},
-    codec,
+    bidding::{Fresh, InFlight},
     events::{Events, RunReporter},
-    machine::{Miss, Offer, Search, rank},
-    message::OFFER_SERVICE,
+    machine::{Miss, Search},
     performer::Performer,
+    suspects::Suspects,
 };
 
 /// The capability that agents have that run tasks of others; asked for when a task names none.
@@ -32,14 +34,6 @@ const MAX_CAPABILITIES: usize = 64;
 /// Short outputs that are being stored at a time.
 const MAX_BACKGROUND: usize = 64;
 
-/// A worker that lately showed a free slot.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fresh {
-    until: Instant,
-    slots: u32,
-    in_flight: u32,
-}
-
 pub(crate) struct Requester {
     pub(crate) world: World,
     pub(crate) calls: Arc<dyn Calls>,
@@ -48,7 +42,7 @@ pub(crate) struct Requester {
     pub(crate) performer: Arc<Performer>,
     pub(crate) config: Config,
     pub(crate) events: Events,
-    fresh: Mutex<LruCache<AgentId, Fresh>>,
+    pub(crate) fresh: Mutex<LruCache<AgentId, Fresh>>,
     offering: Mutex<LruCache<String, (Instant, Vec<AgentId>)>>,
     memory: Mutex<LruCache<TaskId, Output>>,
     background: Mutex<JoinSet<()>>,
@@ -65,7 +59,7 @@ pub(crate) struct Order {
     pub(crate) reporter: RunReporter,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -123,6 +117,9 @@ impl Requester {
     /// An equal task's result, if all of it is still here. Only WebAssembly gives the same twice.
     async fn remembered(&self, order: &Order) -> Option<Output> {
         let output = lock(&self.memory).get(&order.task).cloned()?;
+        if order.agents.as_ref().is_some_and(|agents| !agents.contains(&output.worker)) {
+            return None;
+        }
         for artifact in output.produced.artifacts().filter(|artifact| artifact.inline.is_none()) {
             self.artifacts.held(artifact.cid).await?;
         }
@@ -135,26 +132,66 @@ impl Requester {
         }
     }
 
+    /// Tries one worker after another, and goes on with those that fell silent beside it. The first result counts.
     async fn search(&self, order: &Order, search: &Mutex<Search>) -> Result<Output, RunError> {
         let patience = self.world.clock.now() + self.config.busy_patience;
+        let suspects = Mutex::new(Suspects::new(self.config.max_attempts));
+        let mut rounds = pin!(self.rounds(order, search, &suspects, patience));
+        let mut over = false;
+        poll_fn(|cx| {
+            loop {
+                if !over && let Poll::Ready(ended) = rounds.as_mut().poll(cx) {
+                    match ended.transpose() {
+                        Some(result) => return Poll::Ready(result),
+                        None => over = true,
+                    }
+                }
+                // After the rounds: whom they have just given up waiting for is looked at from now on.
+                let ended = lock(&suspects).poll_ended(cx);
+                match ended {
+                    Poll::Ready(Some((agent, ended))) => {
+                        if let Some(result) = self.settle(order, search, agent, ended).transpose() {
+                            return Poll::Ready(result);
+                        }
+                        if over && lock(search).has_later() {
+                            rounds.set(self.rounds(order, search, &suspects, patience));
+                            over = false;
+                        }
+                    }
+                    Poll::Ready(None) if over => return Poll::Ready(Err(lock(search).verdict())),
+                    Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// `None` if nobody is left to be asked.
+    async fn rounds<'a>(
+        &'a self,
+        order: &'a Order,
+        search: &'a Mutex<Search>,
+        suspects: &Mutex<Suspects<'a>>,
+        patience: Instant,
+    ) -> Result<Option<Output>, RunError> {
         let mut first = true;
         loop {
             let agents = self.agents(order, first).await;
             first = false;
-            if let Some(output) = self.round(order, search, agents).await? {
-                return Ok(output);
+            if let Some(output) = self.round(order, search, suspects, agents).await? {
+                return Ok(Some(output));
             }
-            if lock(search).is_over() {
-                return Err(lock(search).verdict());
-            }
-            if let Some(output) = self.here(order, search).await? {
-                return Ok(output);
+            if let Some(output) = self.here(order, search, suspects).await? {
+                return Ok(Some(output));
             }
             let now = self.world.clock.now();
-            if !lock(search).has_busy() || now >= patience {
-                return Err(lock(search).verdict());
-            }
-            let wait = lock(search).next_round().unwrap_or_default();
+            let wait = {
+                let mut search = lock(search);
+                if search.is_over() || !search.has_later() || now >= patience {
+                    return Ok(None);
+                }
+                search.next_round().unwrap_or_default()
+            };
             self.world.clock.sleep_until(now + wait).await;
         }
     }
@@ -181,10 +218,11 @@ impl Requester {
     }
 
     /// Asks all who may be asked, until one has done it or nobody is left.
-    async fn round(
-        &self,
-        order: &Order,
-        search: &Mutex<Search>,
+    async fn round<'a>(
+        &'a self,
+        order: &'a Order,
+        search: &'a Mutex<Search>,
+        suspects: &Mutex<Suspects<'a>>,
         agents: Vec<AgentId>,
     ) -> Result<Option<Output>, RunError> {
         loop {
@@ -201,7 +239,7 @@ impl Requester {
                 None => self.bids(order, search, self.pick(open)).await,
             };
             for agent in order_of_asking {
-                if let Some(output) = self.try_agent(order, search, agent).await? {
+                if let Some(output) = self.try_agent(order, search, suspects, agent).await? {
                     return Ok(Some(output));
                 }
                 if lock(search).is_over() {
@@ -211,89 +249,6 @@ impl Requester {
         }
     }
 
-    /// Whom to ask for bids: half of them the best known, the others by chance, so that not all requesters crowd on the
-    /// same few.
-    fn pick(&self, mut open: Vec<AgentId>) -> Vec<AgentId> {
-        let probe = self.config.probe;
-        for index in probe.div_ceil(2)..probe.min(open.len()) {
-            let rest = (open.len() - index) as u64;
-            let other = index + usize::try_from(self.world.entropy.below(rest)).unwrap_or(0);
-            open.swap(index, other);
-        }
-        open.truncate(probe);
-        open
-    }
-
-    /// The worker to which the task is given without asking for bids: the only one, or one that lately had a free slot
-    /// if no inputs make a difference.
-    fn at_once(&self, order: &Order, open: &[AgentId]) -> Option<AgentId> {
-        if let [agent] = open {
-            return Some(*agent);
-        }
-        if !order.spec.inputs.is_empty() {
-            return None;
-        }
-        let now = self.world.clock.now();
-        let fresh = lock(&self.fresh);
-        let free = open.iter().filter_map(|agent| {
-            let known = fresh.peek(agent).filter(|known| known.until > now && known.in_flight < known.slots)?;
-            Some((known.in_flight, agent))
-        });
-        free.min_by_key(|(in_flight, _)| *in_flight).map(|(_, agent)| *agent)
-    }
-
-    /// Asks `agents` for bids; those that bid, the best first.
-    async fn bids(&self, order: &Order, search: &Mutex<Search>, agents: Vec<AgentId>) -> Vec<AgentId> {
-        order.reporter.send(RunEvent::Offered { agents: agents.clone() });
-        let began = self.world.clock.now();
-        let mut asked: FuturesUnordered<_> =
-            agents.clone().into_iter().map(|agent| async move { (agent, self.ask(order, agent).await) }).collect();
-        let mut until = began + self.config.offer_timeout;
-        let mut offers = Vec::new();
-        let mut silent = agents;
-        while let Ok(Some((agent, reply))) = timeout_at(&*self.world.clock, until, asked.next()).await {
-            silent.retain(|other| *other != agent);
-            let now = self.world.clock.now();
-            match reply {
-                Ok(offer) => {
-                    order.reporter.send(RunEvent::Bid { agent, bid: offer.bid });
-                    self.saw_slots(agent, offer.bid.free_slots);
-                    if offers.is_empty() {
-                        until = until.min(now + self.config.bid_window);
-                    }
-                    offers.push(offer);
-                }
-                Err(error) => self.refused(search, agent, &error),
-            }
-        }
-        if offers.is_empty() {
-            let reason = "it did not answer the offer in time";
-            silent.into_iter().for_each(|agent| lock(search).miss(agent, Miss::Unable(reason.to_owned())));
-        }
-        let mut input_bytes = 0u64;
-        for input in &order.spec.inputs {
-            input_bytes = input_bytes.saturating_add(self.artifacts.held(input.cid).await.unwrap_or(0));
-        }
-        rank(&mut offers, order.spec.inputs.len(), input_bytes, self.config.transfer_bytes_per_second);
-        offers.into_iter().map(|offer| offer.agent).collect()
-    }
-
-    async fn ask(&self, order: &Order, agent: AgentId) -> Result<Offer, CallError> {
-        let began = self.world.clock.now();
-        if agent == self.me() {
-            let bid = self.performer.executor.bid(&order.spec).await;
-            return Ok(Offer { agent, bid, round_trip: Duration::ZERO });
-        }
-        let options = CallOptions::within(self.config.offer_timeout).idempotent();
-        let body = codec::encode_offer(order.spec_bytes.clone());
-        let reply = self.calls.call(agent, OFFER_SERVICE, body, options).await?;
-        let bid = codec::decode_bid(reply).map_err(|error| {
-            self.penalise(agent, diai_core::Misbehaviour::Malformed);
-            CallError::Refused { agent, refusal: Refusal::Failed { reason: error.to_string() } }
-        })?;
-        Ok(Offer { agent, bid, round_trip: self.world.clock.now().since(began) })
-    }
-
     pub(crate) fn penalise(&self, agent: AgentId, misbehaviour: diai_core::Misbehaviour) {
         for peer in self.world.network.peers().into_iter().filter(|peer| peer.agent == Some(agent)) {
             self.world.network.penalise(peer.peer, misbehaviour);
@@ -301,7 +256,7 @@ impl Requester {
     }
 
     /// Notes why `agent` did not take the task.
-    fn refused(&self, search: &Mutex<Search>, agent: AgentId, error: &CallError) {
+    pub(crate) fn refused(&self, search: &Mutex<Search>, agent: AgentId, error: &CallError) {
         let mut search = lock(search);
         match error {
             CallError::Refused { refusal: Refusal::Busy { retry_after_ms }, .. } => {
@@ -312,39 +267,75 @@ impl Requester {
             CallError::Refused { refusal: Refusal::NotAllowed { reason }, .. } => {
                 search.miss(agent, Miss::NotAllowed(reason.clone()));
             }
-            error => search.miss(agent, Miss::Unable(error.to_string())),
+            error @ (CallError::Refused { refusal: Refusal::UnknownService | Refusal::BadRequest { .. }, .. }
+            | CallError::TooLarge { .. }
+            | CallError::Closed) => search.miss(agent, Miss::Unable(error.to_string())),
+            // It may be there again in a moment.
+            error => search.postpone(agent, error.to_string()),
         }
     }
 
-    /// Gives the task to `agent`; `None` if it comes to nothing but another may be tried.
-    async fn try_agent(
-        &self,
-        order: &Order,
-        search: &Mutex<Search>,
+    /// Gives the task to `agent`; `None` if it comes to nothing, or nothing comes from it, but another may be tried.
+    async fn try_agent<'a>(
+        &'a self,
+        order: &'a Order,
+        search: &'a Mutex<Search>,
+        suspects: &Mutex<Suspects<'a>>,
         agent: AgentId,
     ) -> Result<Option<Output>, RunError> {
-        let _in_flight = InFlight::new(self, agent);
-        let ended = if agent == self.me() {
+        if agent == self.me() {
             if !self.performer.executor.knows(&order.spec.program) {
                 lock(search).miss(agent, Miss::Unable("this agent has no such service".to_owned()));
                 return Ok(None);
             }
-            Attempt::new(self, order, agent).here().await
-        } else {
-            Attempt::new(self, order, agent).there().await
-        };
-        let miss = match ended {
+            let _in_flight = InFlight::new(self, agent);
+            let ended = Attempt::new(self, order, agent).here().await;
+            return self.settle(order, search, agent, ended);
+        }
+        let silent = Arc::new(Notify::new());
+        let fell_silent = silent.clone();
+        let mut attempt = async move {
+            let _in_flight = InFlight::new(self, agent);
+            Attempt::new(self, order, agent).there(&silent).await
+        }
+        .boxed();
+        tokio::select! {
+            biased;
+            ended = &mut attempt => return self.settle(order, search, agent, ended),
+            () = fell_silent.notified() => {}
+        }
+        tracing::debug!(task = %order.task, %agent, "a worker is silent, another is tried beside it");
+        lock(&self.fresh).pop(&agent);
+        lock(search).suspect(agent);
+        order.reporter.send(RunEvent::WorkerSilent { agent });
+        let given_up = lock(suspects).add(agent, attempt);
+        if let Some(agent) = given_up {
+            self.lost(order, search, agent, Miss::Lost("it stayed silent, and so did others after it".to_owned()));
+        }
+        Ok(None)
+    }
+
+    /// What the end of an attempt means for the search; `None` if another may be tried.
+    fn settle(
+        &self,
+        order: &Order,
+        search: &Mutex<Search>,
+        agent: AgentId,
+        ended: Ended,
+    ) -> Result<Option<Output>, RunError> {
+        match ended {
             Ended::Done(output) => {
                 self.saw_slots(agent, 1);
                 return Ok(Some(*output));
             }
             Ended::Guest(error) => return Err(RunError::Guest { task: order.task, worker: agent, error }),
-            Ended::NotTaken(error) => {
-                self.refused(search, agent, &error);
-                return Ok(None);
-            }
-            Ended::Missed(miss) => miss,
-        };
+            Ended::NotTaken(error) => self.refused(search, agent, &error),
+            Ended::Missed(miss) => self.lost(order, search, agent, miss),
+        }
+        Ok(None)
+    }
+
+    fn lost(&self, order: &Order, search: &Mutex<Search>, agent: AgentId, miss: Miss) {
         lock(&self.fresh).pop(&agent);
         let reason = match &miss {
             Miss::Lost(reason) | Miss::NotAllowed(reason) | Miss::Unable(reason) => reason.clone(),
@@ -352,13 +343,21 @@ impl Requester {
         };
         tracing::debug!(task = %order.task, %agent, %reason, "a worker failed a task");
         order.reporter.send(RunEvent::WorkerLost { agent, reason });
-        lock(search).miss(agent, miss);
-        order.reporter.send(RunEvent::Retrying { failed: lock(search).failed() });
-        Ok(None)
+        let failed = {
+            let mut search = lock(search);
+            search.miss(agent, miss);
+            search.failed()
+        };
+        order.reporter.send(RunEvent::Retrying { failed });
     }
 
     /// Runs the task here, when nobody else can.
-    async fn here(&self, order: &Order, search: &Mutex<Search>) -> Result<Option<Output>, RunError> {
+    async fn here<'a>(
+        &'a self,
+        order: &'a Order,
+        search: &'a Mutex<Search>,
+        suspects: &Mutex<Suspects<'a>>,
+    ) -> Result<Option<Output>, RunError> {
         let me = self.me();
         let executor = &self.performer.executor;
         let wanted = order.agents.is_none() && self.config.allow_local && !lock(search).is_left_out(&me);
@@ -370,18 +369,10 @@ impl Requester {
             return Ok(None);
         }
         if let Some(reason) = executor.refuses(&order.spec) {
-            lock(search).miss(me, Miss::Unable(reason));
+            lock(search).miss(me, Miss::NotAllowed(reason));
             return Ok(None);
         }
-        self.try_agent(order, search, me).await
-    }
-
-    fn saw_slots(&self, agent: AgentId, slots: u32) {
-        let until = self.world.clock.now() + self.config.fresh;
-        let mut fresh = lock(&self.fresh);
-        let (known, in_flight) = fresh.get(&agent).map_or((0, 0), |known| (known.slots, known.in_flight));
-        // Who has just finished has at least that slot; a bid says how many there are.
-        fresh.put(agent, Fresh { until, slots: known.max(slots), in_flight });
+        self.try_agent(order, search, suspects, me).await
     }
 
     /// Stores short outputs that travelled with the result, without making the caller wait.
@@ -415,29 +406,6 @@ impl Requester {
         while background.join_next().await.is_some() {}
         if let Err(error) = self.artifacts.flush().await {
             tracing::warn!(%error, "outputs that travelled with their results could not be made durable");
-        }
-    }
-}
-
-/// Counts an own task against the slots of a worker while it runs there.
-struct InFlight<'a> {
-    requester: &'a Requester,
-    agent: AgentId,
-}
-
-impl<'a> InFlight<'a> {
-    fn new(requester: &'a Requester, agent: AgentId) -> Self {
-        if let Some(known) = lock(&requester.fresh).get_mut(&agent) {
-            known.in_flight += 1;
-        }
-        Self { requester, agent }
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if let Some(known) = lock(&self.requester.fresh).get_mut(&self.agent) {
-            known.in_flight = known.in_flight.saturating_sub(1);
         }
     }
 }

@@ -14,14 +14,18 @@ use diai_core::{
 };
 use futures::{FutureExt, poll, stream};
 use lru::LruCache;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+use tracing::Instrument;
 
 use crate::{
     AttemptId, Serving, StartError, TaskContext, TaskEvent, TaskId, TaskSpec, codec,
     error::HostFault,
     events::Events,
     executor::{Job, Proofs},
-    message::{Award, OFFER_SERVICE, Part, RUN_SERVICE, proof_context},
+    message::{Award, KEEP_ALIVE, OFFER_SERVICE, Part, RUN_SERVICE, proof_context},
     native::Interim,
     performer::Performer,
 };
@@ -106,7 +110,7 @@ impl Worker {
         let Ok(_turn) = self.offers.try_acquire() else { return Err(self.busy()) };
         let (_, spec) = codec::decode_offer(request.body.clone()).map_err(|error| self.malformed(&request, &error))?;
         self.acceptable(&spec)?;
-        if !self.performer.executor.has_room() {
+        if !self.performer.executor.has_room(request.from) {
             return Err(self.busy());
         }
         let bid = self.performer.executor.bid(&spec).await;
@@ -137,7 +141,6 @@ impl Worker {
             reports,
             next_alive: self.world.clock.sleep_until(self.world.clock.now() + ACCEPT_AFTER),
             clock: self.world.clock.clone(),
-            keep_alive: self.serving.keep_alive,
             accepted: false,
         };
         let parts = stream::unfold(parts, |parts| parts.next().map(|next| next.map(|(part, rest)| (Ok(part), rest))));
@@ -158,13 +161,14 @@ impl Worker {
         request: &Request,
         award: Award,
     ) -> Result<(BoxFuture<'static, Bytes>, Option<mpsc::Receiver<Interim>>), Refusal> {
-        let Some(admission) = self.performer.executor.admit() else { return Err(self.busy()) };
+        let Some(admission) = self.performer.executor.admit(request.from) else { return Err(self.busy()) };
         let (context, reports) = TaskContext::new(MAX_REPORTS);
         let (answered, answer) = watch::channel(None);
         let (task, from, deadline) = (award.task, request.from, request.deadline);
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner).put((from, award.attempt), Known { task, answer });
         let served = Served { events: self.events.clone(), task, from, answered: false };
         self.events.send(TaskEvent::Serving { task, from });
+        let quick = self.performer.executor.is_quick(&award.spec);
         let run = async move {
             let mut served = served;
             let worker = self.performer.agent();
@@ -186,7 +190,8 @@ impl Worker {
                 Err(fault) => codec::encode_part(&Part::Fault(fault)),
             }
         };
-        Ok((run.boxed(), Some(reports)))
+        // The session waits for whatever runs where the award came in: signs of life too.
+        Ok((if quick { run.boxed() } else { apart(run).boxed() }, Some(reports)))
     }
 }
 
@@ -201,6 +206,18 @@ struct Served {
 impl Drop for Served {
     fn drop(&mut self) {
         self.events.send(TaskEvent::Served { task: self.task, from: self.from, answered: self.answered });
+    }
+}
+
+/// Runs in a task of its own, which ends when this is dropped.
+async fn apart(run: impl Future<Output = Bytes> + Send + 'static) -> Bytes {
+    let mut task = JoinSet::new();
+    task.spawn(run.in_current_span());
+    match task.join_next().await {
+        Some(Ok(part)) => part,
+        Some(Err(_)) | None => {
+            codec::encode_part(&Part::Fault(HostFault::Unavailable { reason: "the run broke down".to_owned() }))
+        }
     }
 }
 
@@ -223,7 +240,6 @@ struct Parts {
     reports: Option<mpsc::Receiver<Interim>>,
     next_alive: BoxFuture<'static, ()>,
     clock: Arc<dyn Clock>,
-    keep_alive: Duration,
     accepted: bool,
 }
 
@@ -250,7 +266,7 @@ impl Parts {
         };
         self.accepted = true;
         // Whatever was sent is a sign of life.
-        self.next_alive = self.clock.sleep_until(self.clock.now() + self.keep_alive);
+        self.next_alive = self.clock.sleep_until(self.clock.now() + KEEP_ALIVE);
         Some((codec::encode_part(&part), self))
     }
 }

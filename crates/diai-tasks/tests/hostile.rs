@@ -10,8 +10,8 @@ use bytes::Bytes;
 use common::{Group, Peer, guests};
 use diai_core::{AgentId, CallError, CallOptions, Calls, Refusal, Registration, Reply, Request, service_fn};
 use diai_identity::{Domain, Identity};
-use diai_tasks::{Config, RunEvent, TaskSpec};
-use futures::{StreamExt, future, stream};
+use diai_tasks::{Config, NativeOutput, RunEvent, TaskSpec, native_fn};
+use futures::{FutureExt, StreamExt, future, stream};
 use prost::Message;
 
 const RESULT: Domain = Domain::new("diai/task-result/1");
@@ -226,29 +226,125 @@ fn parts_that_are_no_messages_cut_the_worker_off() {
 }
 
 #[test]
-fn a_worker_that_says_nothing_or_ends_without_a_result_is_lost() {
-    assert!(!deceived(|_, _| |_| Ok(Reply::Parts(stream::pending().boxed()))));
+fn a_worker_that_ends_without_a_result_is_lost() {
     assert!(!deceived(|_, _| |_| parts(vec![])));
-    let alive =
-        || Bytes::from(wire::Part { keep_alive: Some(wire::Nothing {}), result: None, fault: None }.encode_to_vec());
-    assert!(!deceived(|_, _| move |_| {
-        Ok(Reply::Parts(stream::iter([Ok(alive())]).chain(stream::pending()).boxed()))
-    }));
+}
+
+fn alive() -> Bytes {
+    wire::Part { keep_alive: Some(wire::Nothing {}), result: None, fault: None }.encode_to_vec().into()
+}
+
+/// Alice's task goes to Mallory first, who answers like that; then, if he is there, to Bob. What came of it, and when.
+fn beside_the_silent<F>(
+    bob_serves: bool,
+    answer: impl FnOnce(Peer, Peer) -> F,
+) -> (Result<AgentId, &'static str>, Vec<RunEvent>, Duration, [AgentId; 2])
+where
+    F: Fn(wire::Award) -> Result<Reply, Refusal> + Send + Sync + 'static,
+{
+    let group = Group::new(32, 3);
+    let [alice, bob, mallory] = group.peers.clone().try_into().ok().unwrap();
+    let answer = answer(mallory.clone(), alice.clone());
+    group.sim.run(async move {
+        alice.world.network.connect(mallory.peer, vec![]).await.unwrap();
+        let _lure = lure(&mallory, answer);
+        let _worker = bob_serves.then(|| bob.start(Config::serving()));
+        let tasks = alice.start(Config { allow_local: false, ..Config::default() });
+        let began = alice.world.clock.now();
+        let mut handle = tasks.run(alice.program(guests::NOTHING));
+        let events: Vec<_> = handle.events().unwrap().collect().await;
+        let result = handle.await.map(|output| output.worker).map_err(|error| error.code());
+        assert!(alice.world.network.peer(mallory.peer).is_some(), "silence is no misdeed");
+        (result, events, alice.world.clock.now().since(began), [bob.agent, mallory.agent])
+    })
+}
+
+fn silent(events: &[RunEvent], agent: AgentId) -> bool {
+    events.contains(&RunEvent::WorkerSilent { agent })
 }
 
 #[test]
-fn the_lease_is_three_seconds_of_silence() {
-    let group = Group::new(32, 2);
+fn after_three_seconds_of_silence_another_is_tried_and_nobody_is_blamed() {
+    for early in [vec![], vec![alive()]] {
+        let (result, events, took, [bob, mallory]) = beside_the_silent(true, |_, _| {
+            move |_| Ok(Reply::Parts(stream::iter(early.clone().into_iter().map(Ok)).chain(stream::pending()).boxed()))
+        });
+        assert_eq!(result, Ok(bob), "{events:?}");
+        assert!(silent(&events, mallory) && !events.iter().any(|event| matches!(event, RunEvent::WorkerLost { .. })));
+        assert!(took >= Duration::from_secs(3) && took < Duration::from_millis(3_200), "{took:?}");
+    }
+}
+
+#[test]
+fn who_was_silent_may_still_bring_the_result_and_is_waited_for_if_there_is_nobody_else() {
+    let (result, events, took, [_, mallory]) = beside_the_silent(false, |mallory, alice| {
+        move |award| {
+            let part = result_part(&mallory.identity, RESULT, &honest(&award));
+            let late = alice.world.clock.sleep_until(alice.world.clock.now() + Duration::from_secs(20));
+            Ok(Reply::Parts(stream::once(late.map(|()| Ok(part))).boxed()))
+        }
+    });
+    assert_eq!(result, Ok(mallory), "{events:?}");
+    assert!(silent(&events, mallory));
+    assert!(took >= Duration::from_secs(20) && took < Duration::from_millis(20_100), "{took:?}");
+}
+
+#[test]
+fn only_the_deadline_ends_the_wait_for_the_only_worker() {
+    let (result, events, took, [_, mallory]) =
+        beside_the_silent(false, |_, _| |_| Ok(Reply::Parts(stream::pending().boxed())));
+    assert_eq!((result, silent(&events, mallory)), (Err("deadline"), true), "{events:?}");
+    assert_eq!(took, Duration::from_secs(60));
+}
+
+#[test]
+fn a_silent_worker_that_fails_after_all_is_lost() {
+    let (result, events, _, [_, mallory]) = beside_the_silent(false, |_, alice| {
+        move |_| {
+            let late = alice.world.clock.sleep_until(alice.world.clock.now() + Duration::from_secs(20));
+            Ok(Reply::Parts(stream::once(late.map(|()| Ok(Bytes::from_static(b"\x32\x02\x08\x02")))).boxed()))
+        }
+    });
+    assert_eq!(result, Err("no_worker"), "{events:?}");
+    assert!(events.iter().any(|event| matches!(event, RunEvent::WorkerLost { agent, .. } if *agent == mallory)));
+}
+
+#[test]
+fn a_service_is_taken_from_a_silent_worker_before_another_gets_it() {
+    let group = Group::new(34, 2);
     let [alice, mallory] = group.peers.clone().try_into().ok().unwrap();
     group.sim.run(async move {
         let _lure = lure(&mallory, |_| Ok(Reply::Parts(stream::pending().boxed())));
         let tasks = alice.start(Config { allow_local: false, ..Config::default() });
         let began = alice.world.clock.now();
-        let error = tasks.run(alice.program(guests::NOTHING)).await.unwrap_err();
+        let error = tasks.run(TaskSpec::service("anything")).await.unwrap_err();
         assert_eq!(error.code(), "no_worker");
         let took = alice.world.clock.now().since(began);
         // It is counted in slices, each rounded up to the timer's milliseconds.
         assert!(took >= Duration::from_secs(3) && took < Duration::from_millis(3_010), "{took:?}");
+    });
+}
+
+#[test]
+fn however_many_stay_silent_a_task_comes_back_to_its_agent() {
+    let group = Group::new(35, 9);
+    let (alice, liars) = (group.peers[0].clone(), group.peers[1..].to_vec());
+    group.sim.run(async move {
+        let _lures: Vec<_> =
+            liars.iter().map(|liar| lure(liar, |_| Ok(Reply::Parts(stream::pending().boxed())))).collect();
+        let output = alice.start(Config::default()).run(alice.program(guests::NOTHING)).await.unwrap();
+        assert_eq!(output.worker, alice.agent);
+    });
+}
+
+#[test]
+fn after_all_attempts_have_failed_the_task_is_run_here() {
+    let group = Group::new(36, 5);
+    let (alice, liars) = (group.peers[0].clone(), group.peers[1..].to_vec());
+    group.sim.run(async move {
+        let _lures: Vec<_> = liars.iter().map(|liar| lure(liar, |_| parts(vec![]))).collect();
+        let output = alice.start(Config::default()).run(alice.program(guests::NOTHING)).await.unwrap();
+        assert_eq!(output.worker, alice.agent);
     });
 }
 
@@ -310,6 +406,27 @@ fn the_same_attempt_again_gives_the_same_answer_and_runs_nothing() {
         let other = call(&mallory, bob.agent, "diai.task.run", award(2, &spec)).await.unwrap();
         assert_eq!(first, again);
         assert_ne!(first, other);
+    });
+}
+
+#[test]
+fn a_run_that_holds_its_thread_up_is_accepted_all_the_same() {
+    common::on_threads(async |[bob, mallory]| {
+        let worker = bob.start(Config::serving());
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let held = std::sync::Mutex::new(held);
+        let stuck = native_fn(move |_, _| {
+            // The time is only for a test that fails.
+            _ = held.lock().unwrap().recv_timeout(Duration::from_secs(10));
+            future::ready(Ok(NativeOutput::default()))
+        });
+        let _service = worker.register("stuck", stuck).unwrap();
+        let spec = spec_bytes(&bob, &mallory, TaskSpec::service("stuck")).await;
+        let options = CallOptions::default();
+        let parts = mallory.calls.call_streaming(bob.agent, "diai.task.run", award(1, &spec), options).await;
+        let first = wire::Part::decode(parts.unwrap().next().await.unwrap().unwrap()).unwrap();
+        assert_eq!(first, wire::Part::default(), "neither sign of life nor result, but the acceptance");
+        release.send(()).unwrap();
     });
 }
 

@@ -4,13 +4,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use common::{Group, guests};
-use diai_core::{
-    BoxFuture, Clock, Instant, WallTime, World,
-    os::{OsClock, ThreadPool},
-};
+use common::{Group, guests, on_threads};
+use diai_core::WallTime;
 use diai_tasks::{Config, GuestError, Limits, Output, RunError, TaskSpec, Tasks};
 
 /// Runs one task on a worker of its own, and a harmless one after it.
@@ -160,34 +157,9 @@ fn sleeping_takes_no_time() {
     run(|alice| alice.program(guests::SLEEPER)).unwrap();
 }
 
-/// Real time passes, but the calendar is that of the test.
-struct Passing(OsClock, WallTime);
-
-impl Clock for Passing {
-    fn now(&self) -> Instant {
-        self.0.now()
-    }
-
-    fn wall(&self) -> WallTime {
-        self.1
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        self.0.sleep_until(deadline)
-    }
-}
-
-/// On real threads, where only a look at the clock can stop a guest.
-fn on_threads<R>(test: impl AsyncFnOnce(common::Peer, Tasks) -> R) -> R {
-    let group = Group::new(1, 1);
-    let mut alice = group.peers[0].clone();
-    alice.world = World {
-        clock: Arc::new(Passing(OsClock::new(), group.sim.wall())),
-        offload: Arc::new(ThreadPool::new(2)),
-        ..alice.world.clone()
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-    runtime.block_on(async move {
+/// Where only a look at the clock can stop a guest.
+fn alone_on_threads<R>(test: impl AsyncFnOnce(common::Peer, Tasks) -> R) -> R {
+    on_threads(async |[alice]| {
         let tasks = alice.start(Config::default());
         test(alice, tasks).await
     })
@@ -196,7 +168,7 @@ fn on_threads<R>(test: impl AsyncFnOnce(common::Peer, Tasks) -> R) -> R {
 #[test]
 fn a_guest_that_takes_too_long_hits_its_time_limit() {
     let endless = Limits { fuel: u64::MAX >> 1, time: Duration::from_millis(40), ..Limits::default() };
-    on_threads(async |alice, tasks| {
+    alone_on_threads(async |alice, tasks| {
         let error = tasks.run(alice.program(guests::LOOP).limits(endless)).await.unwrap_err();
         assert_eq!(error.code(), "time_limit");
     });
@@ -205,7 +177,7 @@ fn a_guest_that_takes_too_long_hits_its_time_limit() {
 #[test]
 fn dropping_the_handle_stops_the_guest_and_frees_its_slot() {
     let endless = Limits { fuel: u64::MAX >> 1, time: Duration::from_secs(300), ..Limits::default() };
-    on_threads(async |alice, tasks| {
+    alone_on_threads(async |alice, tasks| {
         // More guests than there are slots and places to wait: the last can only run if the others were stopped.
         for nonce in 0..10 {
             let mut handle = tasks.run(alice.program(guests::LOOP).limits(endless).nonce(nonce));

@@ -1,5 +1,6 @@
 //! Runs tasks here, for others and for this agent itself: fetches, waits for a slot, runs, keeps to the limits.
 
+mod admission;
 mod fs;
 mod guest;
 mod wasi;
@@ -15,9 +16,11 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{AgentId, World, offload, timeout_at};
 use lru::LruCache;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+pub(crate) use self::admission::Admission;
 use self::{
+    admission::Admissions,
     guest::Guest,
     wasm::{Compiled, Wasm},
 };
@@ -95,17 +98,13 @@ pub(crate) struct Ran {
     pub(crate) sealed: bool,
 }
 
-/// The right to wait for a slot and to take it; given back with the last clone.
-#[derive(Debug, Clone)]
-pub(crate) struct Admission(#[allow(dead_code, reason = "held for its Drop")] Arc<OwnedSemaphorePermit>);
-
 pub(crate) struct Executor {
     world: World,
     artifacts: Arc<dyn Artifacts>,
     pub(crate) services: Services,
     /// Made when the first guest comes: an agent that runs none pays nothing.
     wasm: Arc<OnceLock<Result<Wasm, HostFault>>>,
-    admissions: Arc<Semaphore>,
+    admissions: Admissions,
     slots: Arc<Semaphore>,
     estimates: Mutex<LruCache<Program, Duration>>,
     config: ExecutorConfig,
@@ -118,21 +117,21 @@ impl Executor {
             artifacts,
             services: Services::default(),
             wasm: Arc::default(),
-            admissions: Arc::new(Semaphore::new(config.max_guests + config.max_queued)),
+            admissions: Admissions::new(config.max_guests + config.max_queued),
             slots: Arc::new(Semaphore::new(config.max_guests)),
             estimates: Mutex::new(LruCache::new(NonZeroUsize::new(MAX_ESTIMATES).unwrap_or(NonZeroUsize::MIN))),
             config,
         }
     }
 
-    /// A place in the queue, if there is one.
-    pub(crate) fn admit(&self) -> Option<Admission> {
-        self.admissions.clone().try_acquire_owned().ok().map(|permit| Admission(Arc::new(permit)))
+    /// A place in the queue for a task of another agent, if there is one.
+    pub(crate) fn admit(&self, from: AgentId) -> Option<Admission> {
+        self.admissions.admit(from)
     }
 
-    /// A place in the queue, as soon as there is one.
+    /// A place in the queue for a task of this agent, as soon as there is one.
     pub(crate) async fn admit_later(&self) -> Option<Admission> {
-        self.admissions.clone().acquire_owned().await.ok().map(|permit| Admission(Arc::new(permit)))
+        self.admissions.admit_later().await
     }
 
     /// Whether a task would not have to wait.
@@ -140,9 +139,9 @@ impl Executor {
         self.slots.available_permits() > 0
     }
 
-    /// Whether a task would be admitted now.
-    pub(crate) fn has_room(&self) -> bool {
-        self.admissions.available_permits() > 0
+    /// Whether a task of `from` would be admitted now.
+    pub(crate) fn has_room(&self, from: AgentId) -> bool {
+        self.admissions.has_room(from)
     }
 
     /// When a busy worker had better be asked again, milliseconds.
@@ -150,11 +149,9 @@ impl Executor {
         u64::try_from((self.usual_run(None) / 2).as_millis()).unwrap_or(u64::MAX).clamp(20, 1_000)
     }
 
-    /// Completes when nothing runs or waits any more; meanwhile nothing is admitted.
-    pub(crate) async fn drained(&self) {
-        let all = u32::try_from(self.config.max_guests + self.config.max_queued).unwrap_or(u32::MAX);
-        // An error says that it was closed before.
-        _ = self.admissions.acquire_many(all).await;
+    /// Completes when nothing runs or waits any more; nothing is admitted while the answer is held.
+    pub(crate) async fn drained(&self) -> Option<SemaphorePermit<'_>> {
+        self.admissions.all().await
     }
 
     /// Begins nothing any more.
@@ -204,7 +201,7 @@ impl Executor {
     /// What this agent would bid for the task.
     pub(crate) async fn bid(&self, spec: &TaskSpec) -> Bid {
         let free = self.slots.available_permits();
-        let queued = self.config.max_guests + self.config.max_queued - self.admissions.available_permits();
+        let queued = self.admissions.taken();
         let start = if free > 0 {
             Duration::ZERO
         } else {
@@ -228,6 +225,12 @@ impl Executor {
             }
         }
         bid
+    }
+
+    /// Whether the task is likely to end at once, without waiting for anything.
+    pub(crate) fn is_quick(&self, spec: &TaskSpec) -> bool {
+        let ready = matches!(&spec.program, Program::Wasm(cid) if self.is_compiled(cid));
+        ready && spec.inputs.is_empty() && self.usual_run(Some(&spec.program)) < QUICK
     }
 
     fn is_compiled(&self, program: &Cid) -> bool {
@@ -277,16 +280,11 @@ impl Executor {
     }
 
     /// Whoever gives the task has what it needs, or knows who.
-    async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access, from: AgentId) -> Result<Content, HostFault> {
+    async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access, from: AgentId) -> Result<Content, ArtifactError> {
         let deadline = self.world.clock.now() + self.config.fetch_timeout;
         match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes, access, Some(from))).await {
-            Ok(Ok(content)) => Ok(content),
-            Ok(Err(ArtifactError::NotFound { cid, asked })) => Err(HostFault::NotFound { cid, asked }),
-            Ok(Err(error @ ArtifactError::NotAllowed { .. })) => {
-                Err(HostFault::NotAllowed { reason: error.to_string() })
-            }
-            Ok(Err(error)) => Err(HostFault::Unavailable { reason: error.to_string() }),
-            Err(_) => Err(HostFault::NotFound {
+            Ok(got) => got,
+            Err(_) => Err(ArtifactError::NotFound {
                 cid,
                 asked: format!("nobody sent it within {:?}", self.config.fetch_timeout),
             }),
@@ -314,7 +312,13 @@ impl Executor {
         {
             return Ok(known.compiled);
         }
-        let Content { bytes, .. } = self.fetch(cid, self.config.max_program_bytes, access, job.from).await?;
+        let bytes = match self.fetch(cid, self.config.max_program_bytes, access, job.from).await {
+            Ok(content) => content.bytes,
+            Err(error @ ArtifactError::TooLarge { .. }) => {
+                return Ok(Err(GuestError::InvalidProgram { reason: error.to_string() }));
+            }
+            Err(error) => return Err(not_had(error)),
+        };
         *bytes_in += bytes.len() as u64;
         // What was got for another agent is open to all.
         wasm.compile(cid, bytes, access != Access::Own, admission.clone()).await
@@ -326,7 +330,8 @@ impl Executor {
         let mut inputs = Vec::with_capacity(job.spec.inputs.len());
         let mut room = self.config.max_input_bytes;
         for (place, input) in job.spec.inputs.iter().enumerate() {
-            let Content { bytes, sealed } = self.fetch(input.cid, room, job.to_input(place), job.from).await?;
+            let got = self.fetch(input.cid, room, job.to_input(place), job.from).await;
+            let Content { bytes, sealed } = got.map_err(not_had)?;
             any_sealed |= sealed;
             room = room.saturating_sub(bytes.len() as u64);
             *bytes_in += bytes.len() as u64;
@@ -372,6 +377,17 @@ impl Executor {
                 }
             }
         })
+    }
+}
+
+/// Nobody is at fault for what is too large here: another may allow more.
+fn not_had(error: ArtifactError) -> HostFault {
+    match error {
+        ArtifactError::NotFound { cid, asked } => HostFault::NotFound { cid, asked },
+        ArtifactError::NotAllowed { .. } | ArtifactError::TooLarge { .. } => {
+            HostFault::NotAllowed { reason: error.to_string() }
+        }
+        ArtifactError::Store { .. } => HostFault::Unavailable { reason: error.to_string() },
     }
 }
 

@@ -13,9 +13,10 @@ use std::{
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{
-    AgentId, BoxFuture, CallError, CallOptions, Calls, Clock, PeerId, Refusal, RegisterError, Registration, Reply,
-    ReplyStream, Request, Service, World,
+    AgentId, BoxFuture, CallError, CallOptions, Calls, Clock, Instant, PeerId, Refusal, RegisterError, Registration,
+    Reply, ReplyStream, Request, Service, WallTime, World,
     memory::{AgentSpec, Sim},
+    os::{OsClock, ThreadPool},
 };
 use diai_identity::Identity;
 use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, Content, TaskSpec, Tasks};
@@ -31,6 +32,8 @@ pub fn raw_cid(bytes: &[u8]) -> Cid {
 struct Post {
     peer: PeerId,
     services: BTreeMap<String, Arc<dyn Service>>,
+    /// What its answers take.
+    delay: Duration,
     alive: watch::Sender<bool>,
 }
 
@@ -45,17 +48,27 @@ impl Board {
         posts[&agent].alive.send_replace(false);
     }
 
+    /// It is there again, with its services.
+    pub fn revive(&self, agent: AgentId) {
+        self.0.lock().unwrap()[&agent].alive.send_replace(true);
+    }
+
+    /// Its answers come so much later.
+    pub fn slow_down(&self, agent: AgentId, delay: Duration) {
+        self.0.lock().unwrap().get_mut(&agent).unwrap().delay = delay;
+    }
+
     fn find(
         &self,
         agent: AgentId,
         service: &str,
-    ) -> Result<(PeerId, Arc<dyn Service>, watch::Receiver<bool>), CallError> {
+    ) -> Result<(Duration, Arc<dyn Service>, watch::Receiver<bool>), CallError> {
         let posts = self.0.lock().unwrap();
         let post = posts.get(&agent).filter(|post| *post.alive.borrow());
         let post = post.ok_or(CallError::Unreachable { agent, reason: "nobody there".into() })?;
         let handler = post.services.get(service).cloned();
         let handler = handler.ok_or(CallError::Refused { agent, refusal: Refusal::UnknownService })?;
-        Ok((post.peer, handler, post.alive.subscribe()))
+        Ok((post.delay, handler, post.alive.subscribe()))
     }
 }
 
@@ -75,7 +88,7 @@ impl FakeCalls {
         timeout: Duration,
     ) -> Result<(Reply, watch::Receiver<bool>), CallError> {
         self.clock.sleep_until(self.clock.now() + Duration::from_millis(1)).await;
-        let (_, handler, alive) = self.board.find(to, &service)?;
+        let (delay, handler, alive) = self.board.find(to, &service)?;
         let peer = self.board.0.lock().unwrap()[&self.me].peer;
         let deadline = self.clock.now() + timeout;
         let request = Request { from: self.me, peer, service: service.into(), body, deadline };
@@ -85,7 +98,7 @@ impl FakeCalls {
             reply = handler.handle(request) => reply.map_err(|refusal| CallError::Refused { agent: to, refusal })?,
             _ = dead.wait_for(|alive| !alive) => return Err(CallError::OutcomeUnknown { agent: to }),
         };
-        self.clock.sleep_until(self.clock.now() + Duration::from_millis(1)).await;
+        self.clock.sleep_until(self.clock.now() + Duration::from_millis(1) + delay).await;
         Ok((reply, alive))
     }
 }
@@ -316,6 +329,12 @@ impl Peer {
         .unwrap()
     }
 
+    /// The same agent in another World.
+    pub fn in_world(self, world: World) -> Self {
+        let calls = FakeCalls { clock: world.clock.clone(), ..(*self.calls).clone() };
+        Self { world, calls: Arc::new(calls), ..self }
+    }
+
     /// A program made of WAT text.
     pub fn program(&self, wat: &str) -> TaskSpec {
         TaskSpec::wasm(self.store.add(wat::parse_str(wat).unwrap()))
@@ -340,7 +359,7 @@ impl Group {
             let identity = Identity::generate(&*maker.entropy, sim.wall());
             let (agent, peer) = (identity.agent(), identity.peer());
             let world = sim.join(AgentSpec { agent, peer, certificate: identity.certificate().to_bytes() });
-            let post = Post { peer, services: BTreeMap::new(), alive: watch::Sender::new(true) };
+            let post = Post { peer, services: BTreeMap::new(), delay: Duration::ZERO, alive: watch::Sender::new(true) };
             board.0.lock().unwrap().insert(agent, post);
             let calls = Arc::new(FakeCalls { me: agent, board: board.clone(), clock: world.clock.clone() });
             Peer { agent, peer, world, identity, calls, store: store.at_another(), directory: directory.clone() }
@@ -348,4 +367,34 @@ impl Group {
         let peers = peers.collect();
         Self { sim, board, peers }
     }
+}
+
+/// Real time passes, but the calendar is that of the test.
+struct Passing(OsClock, WallTime);
+
+impl Clock for Passing {
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn wall(&self) -> WallTime {
+        self.1
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.0.sleep_until(deadline)
+    }
+}
+
+/// Agents on real threads.
+pub fn on_threads<const N: usize, R>(test: impl AsyncFnOnce([Peer; N]) -> R) -> R {
+    let group = Group::new(1, N);
+    let clock = Arc::new(Passing(OsClock::new(), group.sim.wall()));
+    let peers = group.peers.into_iter().map(|peer| {
+        let world = World { clock: clock.clone(), offload: Arc::new(ThreadPool::new(2)), ..peer.world.clone() };
+        peer.in_world(world)
+    });
+    let peers = peers.collect::<Vec<_>>().try_into().ok().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
+    runtime.block_on(test(peers))
 }
