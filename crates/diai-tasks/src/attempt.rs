@@ -17,6 +17,7 @@ use crate::{
     message::{Part, RESULT_DOMAIN, RUN_SERVICE, TaskResult, proof_context},
     native::Interim,
     requester::{Order, Requester},
+    transfer::while_it_flows,
 };
 
 /// A lease is counted in so many parts.
@@ -229,21 +230,16 @@ impl<'a> Attempt<'a> {
         if !requester.config.fetch_outputs || self.agent == requester.me() {
             return Ok(());
         }
-        let clock = &*requester.world.clock;
-        let until = clock.now() + requester.config.fetch_timeout;
         let cid = artifact.cid;
-        match timeout_at(clock, until, requester.artifacts.get(cid, artifact.bytes, Access::Own, Some(self.agent)))
-            .await
-        {
-            Ok(Ok(content)) if content.bytes.len() as u64 == artifact.bytes => Ok(()),
-            Ok(Ok(content)) => Err(ArtifactError::Store {
+        let patience = requester.config.fetch_timeout;
+        let get = requester.artifacts.get(cid, artifact.bytes, Access::Own, Some(self.agent));
+        match while_it_flows(&*requester.world.clock, &*requester.artifacts, patience, get).await {
+            Some(Ok(content)) if content.bytes.len() as u64 == artifact.bytes => Ok(()),
+            Some(Ok(content)) => Err(ArtifactError::Store {
                 reason: format!("{cid} has {} bytes, its result says {}", content.bytes.len(), artifact.bytes),
             }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(ArtifactError::NotFound {
-                cid,
-                asked: format!("nobody sent it within {:?}", requester.config.fetch_timeout),
-            }),
+            Some(Err(error)) => Err(error),
+            None => Err(ArtifactError::NotFound { cid, asked: format!("nothing came for {patience:?}") }),
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Config {
     /// From when on another worker is tried beside one that is silent, if the task is a program, or instead of it, if it
     /// is a service. Workers that run a task send something every second. Default 3 s, which also is the least.
     pub lease: Duration,
-    /// How long to fetch an output. Default 10 s.
+    /// An output of which nothing has come for so long counts as not found. Default 10 s.
     pub fetch_timeout: Duration,
     /// How long to keep asking when all workers are busy. Default 20 s.
     pub busy_patience: Duration,
@@ -142,7 +142,7 @@ impl Policy {
 /// What tasks may use here. A task that asks for more than the maxima is refused.
 ///
 /// Worst-case memory: `max_guests` times (`max_memory_bytes` + twice `max_output_bytes`), and `max_guests + max_queued`
-/// times `max_input_bytes`.
+/// times `max_input_bytes`, and four times `max_module_bytes`.
 #[derive(Debug, Clone)]
 pub struct ExecutorConfig {
     /// Guests that run at a time. Each holds a thread of the World's `Offload`, which should have more threads than that.
@@ -161,9 +161,12 @@ pub struct ExecutorConfig {
     pub max_time: Duration,
     /// Longest program; compiling takes about a second per MiB. Default 8 MiB.
     pub max_program_bytes: u64,
-    /// Compiled programs that are kept. Default 32, each about four times as long as the program.
+    /// Compiled programs that are kept. Default 32.
     pub max_modules: usize,
-    /// How long to fetch a program or an input. Default 10 s.
+    /// Compiled programs that are kept, by the length of the programs together; the latest always is. Default 32 MiB,
+    /// compiled about four times as long.
+    pub max_module_bytes: u64,
+    /// A program or an input of which nothing has come for so long counts as not found. Default 10 s.
     pub fetch_timeout: Duration,
 }
 
@@ -178,6 +181,7 @@ impl Default for ExecutorConfig {
             max_time: Duration::from_secs(300),
             max_program_bytes: 8 << 20,
             max_modules: 32,
+            max_module_bytes: 32 << 20,
             fetch_timeout: Duration::from_secs(10),
         }
     }

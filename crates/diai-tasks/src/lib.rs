@@ -61,6 +61,7 @@ mod ports;
 mod requester;
 mod spec;
 mod suspects;
+mod transfer;
 mod worker;
 
 pub use config::{Config, ExecutorConfig, Policy, Serving};

@@ -59,6 +59,9 @@ pub trait Artifacts: Send + Sync + 'static {
     /// Makes all that was put before durable.
     fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>>;
 
+    /// Bytes that have come from others until now: whoever waits for content can tell a slow transfer from none.
+    fn received(&self) -> BoxFuture<'static, u64>;
+
     /// The length of `cid`, if it is held here. Asks nobody else.
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>>;
 }

@@ -18,8 +18,8 @@ use futures::StreamExt;
 const LOCATE_WITHIN: Duration = Duration::from_secs(5);
 /// How long to look for workers.
 const CANDIDATES_WITHIN: Duration = Duration::from_secs(1);
-/// How long to look for a program, an input or an output, if the task does not end the search before.
-const GET_WITHIN: Duration = Duration::from_secs(60);
+/// How long to look for the few blocks that say whether content is sealed, and for whom.
+const GRANTS_WITHIN: Duration = Duration::from_secs(60);
 const MAX_CANDIDATES: usize = 32;
 /// Outputs up to this are one raw block.
 const SHORT_BYTES: usize = 64 << 10;
@@ -88,7 +88,7 @@ impl Artifacts for InBlocks {
         access: Access,
         holder: Option<AgentId>,
     ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
-        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GET_WITHIN);
+        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GRANTS_WITHIN);
         let holders = holder.map(|agent| self.devices(agent)).unwrap_or_default();
         Box::pin(async move {
             let failed = |error| match error {
@@ -100,7 +100,8 @@ impl Artifacts for InBlocks {
                 }
                 other => ArtifactError::Store { reason: other.to_string() },
             };
-            let options = FetchOptions { holders, ..FetchOptions::until(deadline) };
+            // Its end is the task's affair.
+            let options = FetchOptions { holders, ..FetchOptions::default() };
             let sealed = is_sealed(&blocks, cid, &options).await.map_err(failed)?;
             // With room for the nodes above the leaves, and for what encryption adds.
             let options = FetchOptions { max_bytes: max_bytes + max_bytes / 4 + (1 << 20), ..options };
@@ -123,7 +124,7 @@ impl Artifacts for InBlocks {
     }
 
     fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
-        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GET_WITHIN);
+        let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GRANTS_WITHIN);
         Box::pin(async move {
             let sealed = is_sealed(&blocks, cid, &FetchOptions::until(deadline)).await.ok()?;
             if sealed { blocks.access_proof(cid, &context, deadline).await.ok()? } else { None }
@@ -168,6 +169,11 @@ impl Artifacts for InBlocks {
         Box::pin(
             async move { blocks.flush().await.map_err(|error| ArtifactError::Store { reason: error.to_string() }) },
         )
+    }
+
+    fn received(&self) -> BoxFuture<'static, u64> {
+        let blocks = self.blocks.clone();
+        Box::pin(async move { blocks.status().await.map_or(0, |status| status.bitswap.bytes_received) })
     }
 
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {

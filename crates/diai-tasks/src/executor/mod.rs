@@ -1,8 +1,10 @@
 //! Runs tasks here, for others and for this agent itself: fetches, waits for a slot, runs, keeps to the limits.
 
 mod admission;
+mod bounds;
 mod fs;
 mod guest;
+mod modules;
 mod wasi;
 mod wasm;
 
@@ -32,6 +34,7 @@ use crate::{
     message::MAX_DETAIL_BYTES,
     native::Services,
     spec::is_file_name,
+    transfer::while_it_flows,
 };
 
 /// Programs whose running time is remembered.
@@ -281,14 +284,10 @@ impl Executor {
 
     /// Whoever gives the task has what it needs, or knows who.
     async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access, from: AgentId) -> Result<Content, ArtifactError> {
-        let deadline = self.world.clock.now() + self.config.fetch_timeout;
-        match timeout_at(&*self.world.clock, deadline, self.artifacts.get(cid, max_bytes, access, Some(from))).await {
-            Ok(got) => got,
-            Err(_) => Err(ArtifactError::NotFound {
-                cid,
-                asked: format!("nobody sent it within {:?}", self.config.fetch_timeout),
-            }),
-        }
+        let get = self.artifacts.get(cid, max_bytes, access, Some(from));
+        let patience = self.config.fetch_timeout;
+        let got = while_it_flows(&*self.world.clock, &*self.artifacts, patience, get).await;
+        got.unwrap_or_else(|| Err(ArtifactError::NotFound { cid, asked: format!("nothing came for {patience:?}") }))
     }
 
     async fn program(

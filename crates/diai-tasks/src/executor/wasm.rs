@@ -1,7 +1,6 @@
 //! WebAssembly guests: compiling, keeping what was compiled, running.
 
 use std::{
-    num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Clock, Instant, Offload, World, offload};
-use lru::LruCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig, Store,
@@ -21,7 +19,9 @@ use wasmtime::{
 
 use super::{
     Admission, RawOutput,
+    bounds::over_bounds,
     guest::Guest,
+    modules::{Known, Modules},
     wasi::{self, errno::Stop},
 };
 use crate::{
@@ -43,19 +43,11 @@ const MAX_TABLE_ENTRIES: usize = 100_000;
 /// A compiled program, its imports found.
 pub(super) type Compiled = Arc<InstancePre<Guest>>;
 
-/// A program that was compiled before, or what is wrong with it.
-#[derive(Clone)]
-pub(super) struct Known {
-    pub(super) compiled: Result<Compiled, GuestError>,
-    /// Whether it was got for another agent, and so is nothing that only this one could open.
-    pub(super) open: bool,
-}
-
 /// The engine and what was compiled for it.
 pub(super) struct Wasm {
     engine: Engine,
     linker: Linker<Guest>,
-    modules: Arc<Mutex<LruCache<Cid, Known>>>,
+    modules: Arc<Mutex<Modules>>,
     /// One program is compiled at a time, so that the pool stays free for guests.
     compiling: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
@@ -75,11 +67,10 @@ impl Wasm {
         let engine = engine(config).map_err(|error| unavailable(&error))?;
         let mut linker = Linker::new(&engine);
         wasi::link(&mut linker).map_err(|error| unavailable(&error))?;
-        let capacity = NonZeroUsize::new(config.max_modules).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             engine,
             linker,
-            modules: Arc::new(Mutex::new(LruCache::new(capacity))),
+            modules: Arc::new(Mutex::new(Modules::new(config))),
             compiling: Arc::new(Semaphore::new(1)),
             clock: world.clock.clone(),
             offload: world.offload.clone(),
@@ -88,14 +79,7 @@ impl Wasm {
 
     /// What was compiled of `program`, if it was.
     pub(super) fn known(&self, program: &Cid) -> Option<Known> {
-        self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(program).cloned()
-    }
-
-    /// From now on `program`, which is known, is open to all.
-    pub(super) fn open(&self, program: &Cid) {
-        if let Some(known) = self.modules.lock().unwrap_or_else(PoisonError::into_inner).get_mut(program) {
-            known.open = true;
-        }
+        self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(program)
     }
 
     /// Compiles `bytes`, the content of `program`, and keeps what comes of it. `admission` is held until that is done.
@@ -111,7 +95,7 @@ impl Wasm {
         let turn = self.compiling.clone().acquire_owned().await.map_err(|_| shutting_down())?;
         if let Some(known) = self.known(&program) {
             if open {
-                self.open(&program);
+                self.modules.lock().unwrap_or_else(PoisonError::into_inner).open(&program);
             }
             return Ok(known.compiled);
         }
@@ -119,7 +103,8 @@ impl Wasm {
         let compile = move || {
             let compiled = compile(&engine, &linker, &bytes)
                 .map_err(|error| GuestError::InvalidProgram { reason: clip(&format!("{error:#}"), MAX_DETAIL_BYTES) });
-            let known = Known { compiled: compiled.clone(), open };
+            let bytes = if compiled.is_ok() { bytes.len() } else { 0 };
+            let known = Known { compiled: compiled.clone(), open, bytes };
             modules.lock().unwrap_or_else(PoisonError::into_inner).put(program, known);
             drop((turn, admission));
             compiled
@@ -244,6 +229,9 @@ impl Run {
 }
 
 fn compile(engine: &Engine, linker: &Linker<Guest>, bytes: &[u8]) -> wasmtime::Result<Compiled> {
+    if let Some(reason) = over_bounds(bytes) {
+        return Err(wasmtime::Error::msg(reason));
+    }
     let module = Module::from_binary(engine, bytes)?;
     let pre = linker.instantiate_pre(&module)?;
     match module.get_export("_start") {

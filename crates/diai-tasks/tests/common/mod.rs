@@ -279,6 +279,10 @@ impl Artifacts for Store {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn received(&self) -> BoxFuture<'static, u64> {
+        futures::future::ready(0).boxed()
+    }
+
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {
         let held = self.own.lock().unwrap().get(&cid).map(|bytes| bytes.len() as u64);
         futures::future::ready(held).boxed()
