@@ -3,6 +3,8 @@
 use diai::messaging::negotiation::Agreement;
 use serde_json::{Value, json};
 
+use crate::brief::{Brief, hex};
+
 /// How an agreement ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Record {
@@ -29,7 +31,8 @@ pub(crate) fn to_json(records: &[Record]) -> String {
 fn one(record: &Record) -> Value {
     let Record { agreement, state, reason } = record;
     let (call, offer) = (agreement.call(), agreement.bid().offer());
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let brief = Brief::from_bytes(call.subject()).ok();
+    let idea = brief.as_ref().and_then(|brief| brief.idea(agreement.awarded()).ok());
     json!({
         "id": agreement.id().to_string(),
         "state": state,
@@ -37,7 +40,8 @@ fn one(record: &Record) -> Value {
         "initiator": agreement.initiator().to_string(),
         "participant": agreement.participant().to_string(),
         "kind": call.kind(),
-        "subject": String::from_utf8_lossy(call.subject()),
+        "idea": idea.map(|idea| idea.text),
+        "finish_within_ms": brief.map(|brief| brief.finish_within().as_millis()),
         "offer": {
             "price_credits": offer.price,
             "start_ms": offer.start.as_millis(),

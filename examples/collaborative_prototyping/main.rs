@@ -8,6 +8,7 @@
 //! The first process only starts the others, listens to what they tell, and writes the report: no work passes through it.
 
 mod agreement;
+mod brief;
 mod cast;
 mod link;
 mod roles;

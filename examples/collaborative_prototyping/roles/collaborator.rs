@@ -16,7 +16,10 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::Outcome;
-use crate::link::{Link, Order, Tell};
+use crate::{
+    brief,
+    link::{Link, Order, Tell},
+};
 
 const INVITE: &str = "story.invite";
 const WITHIN: Duration = Duration::from_secs(30);
@@ -124,6 +127,9 @@ pub(super) async fn settle(agent: &Agent, link: &Link, workspace: &Workspace, en
     for entry in workspace.list() {
         tree.insert(entry.path.clone(), workspace.read_entry(&entry).await?);
     }
+    // Whoever put it there: an idea is its author's by his signature alone.
+    let idea = tree.get("idea.signed").ok_or("the workspace holds no idea")?;
+    brief::verify(idea.clone(), agent.world().clock.wall())?;
     let mut hash = Sha256::new();
     for (path, content) in &tree {
         hash.update((path.len() as u64).to_le_bytes());

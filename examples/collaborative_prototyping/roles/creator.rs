@@ -3,10 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use diai::{
-    Agent, AgentBuilder, AgentId, Bytes, CallOptions, Calls, StreamExt, TaskSpec,
+    Agent, AgentBuilder, AgentId, CallOptions, Calls, StreamExt, TaskSpec,
     blocks::{AddOptions, Workspace},
     discovery::Found,
-    identity::Domain,
     messaging::negotiation::{Agreement, Bid, CallForProposals, Negotiation, Negotiator},
     tasks::{Limits, Output, RunEvent},
 };
@@ -22,11 +21,12 @@ use super::{
 };
 use crate::{
     agreement::{self, Record},
+    brief::{self, Brief},
     link::{Link, Order, Tell},
 };
 
-const IDEA: Domain = Domain::new("diai-story/idea/1");
-const MODEL_LIMITS: Duration = Duration::from_secs(90);
+/// By when a model is wanted, counted from the award.
+const MODEL_WITHIN: Duration = Duration::from_secs(90);
 /// What every ring may cost.
 const MODEL_FUEL: u64 = 20_000_000_000;
 const BIDS_WITHIN: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ struct Creator<'a> {
 impl Creator<'_> {
     async fn create(&self, idea: &str, market: &[String], out: &Path, tasks: &mut JoinSet<()>) -> Outcome<Workspace> {
         let Self { agent, link } = *self;
-        let signed = agent.identity().sign(IDEA, idea.to_owned());
+        let signed = brief::sign(agent.identity(), idea);
         let start = agent.world().clock.now();
         let modellers = find(agent, "modeling", 2).await?;
         let analysts = find(agent, "market/analysis", 1).await?;
@@ -81,19 +81,19 @@ impl Creator<'_> {
         link.note(format!("finds two modellers by \"modeling\" and an analyst by \"market/analysis\" in {took_ms} ms"));
         link.tell(Tell::Did { what: "found the expertise".into(), place: "in the DHT".into(), took_ms });
 
-        let (mut negotiation, bid) = self.negotiate(idea, &modellers).await?;
+        let (mut negotiation, bid) = self.negotiate(&signed, &modellers).await?;
         let members: Vec<_> = modellers.iter().chain(&analysts).cloned().collect();
         let certificates: Vec<_> = members.iter().map(|found| found.record.certificate().clone()).collect();
         let workspace = agent.blocks().create_workspace("prototype", certificates.clone()).await?;
         collaborator::watch(&workspace, agent.id(), link, tasks);
         collaborator::invite(agent, &workspace, &members).await?;
         link.note(format!("opens a workspace for {} collaborators and invites them", members.len() + 1));
-        collaborator::put(&workspace, link, "idea.signed", signed.to_bytes()).await?;
+        collaborator::put(&workspace, link, "idea.signed", signed).await?;
 
         let sealed = agent.blocks().add_bytes(idea.to_owned(), AddOptions::sealed_for(certificates)).await?.cid;
-        let spec = TaskSpec::wasm(bid_program(&bid)?).input("idea", sealed).deadline(MODEL_LIMITS).limits(Limits {
+        let spec = TaskSpec::wasm(bid_program(&bid)?).input("idea", sealed).deadline(MODEL_WITHIN).limits(Limits {
             fuel: MODEL_FUEL,
-            time: MODEL_LIMITS,
+            time: MODEL_WITHIN,
             ..Limits::default()
         });
         let model = self.model(spec, &mut negotiation, bid);
@@ -112,21 +112,21 @@ impl Creator<'_> {
     }
 
     /// Calls for proposals; returns the bids and the best of them.
-    async fn negotiate(&self, idea: &str, modellers: &[Found]) -> Outcome<(Negotiation, Bid)> {
+    async fn negotiate(&self, idea_signed: &[u8], modellers: &[Found]) -> Outcome<(Negotiation, Bid)> {
         let Self { agent, link } = *self;
         let calls = Arc::new(agent.messaging().clone());
         let negotiator = Negotiator::new(agent.world(), calls, agent.identity().clone());
         let proposal = CallForProposals {
             kind: KIND.into(),
-            subject: Bytes::from(idea.to_owned()),
+            subject: Brief::new(idea_signed, MODEL_WITHIN).to_bytes()?,
             bids_within: BIDS_WITHIN,
             valid_for: VALID_FOR,
         };
         let start = agent.world().clock.now();
         let asked = modellers.iter().map(Found::agent).collect();
         let negotiation = negotiator.call(asked, proposal).await?;
-        let best = negotiation.bids().into_iter().next();
-        let best = best.ok_or_else(|| format!("nobody bids: {:?}", negotiation.refusals()))?;
+        let best = in_time(&negotiation);
+        let best = best.ok_or_else(|| format!("nobody bids to be in time: {:?}", negotiation.refusals()))?;
         let took_ms = since_ms(agent, start);
         link.note(format!(
             "gets {} bids; the best finishes in {:.1} s",
@@ -152,7 +152,7 @@ impl Creator<'_> {
                 Err(error) => {
                     let (lost, text) = (bid.participant().to_string(), format!("does not sign: {error}"));
                     self.link.tell(Tell::Incident { lost, text });
-                    next = negotiation.bids().into_iter().next();
+                    next = in_time(negotiation);
                     continue;
                 }
             };
@@ -183,7 +183,7 @@ impl Creator<'_> {
                     negotiation.failed()?;
                     self.agreed(&agreement, "failed", true);
                     records.push(Record { agreement, state: "failed", reason: Some(error.to_string()) });
-                    next = negotiation.bids().into_iter().next();
+                    next = in_time(negotiation);
                     if let Some(next) = &next {
                         let text = "is lost; the second bid gets an agreement of its own".to_owned();
                         self.link.tell(Tell::Incident { lost: bid.participant().to_string(), text });
@@ -252,6 +252,11 @@ impl Creator<'_> {
         self.agent.messaging().call(analyst, ANALYSE, body.into(), options).await?;
         Ok(())
     }
+}
+
+/// The bid that finishes first, if that is by the deadline.
+fn in_time(negotiation: &Negotiation) -> Option<Bid> {
+    negotiation.bids().into_iter().next().filter(|bid| bid.finish() <= MODEL_WITHIN)
 }
 
 /// The program that a bidder offers to run.
