@@ -57,6 +57,9 @@ mod address_book;
 mod behaviour;
 mod config;
 mod error;
+#[cfg(feature = "__fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hello;
 mod kad;
 mod net;

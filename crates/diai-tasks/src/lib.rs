@@ -52,6 +52,9 @@ mod config;
 mod error;
 mod events;
 mod executor;
+#[cfg(feature = "__fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod machine;
 mod message;

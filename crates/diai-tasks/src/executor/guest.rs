@@ -12,6 +12,7 @@ use super::{
         errno::{Answer, Stop},
         fds::Fds,
     },
+    wasm::Given,
 };
 use crate::{TaskContext, TaskSpec, message::MAX_DETAIL_BYTES};
 
@@ -41,7 +42,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    pub(super) fn new(spec: &TaskSpec, inputs: Vec<(String, Bytes)>, reports: TaskContext) -> Self {
+    pub(super) fn new(spec: &TaskSpec, Given { inputs, reports }: Given) -> Self {
         let args = std::iter::once(PROGRAM_NAME).chain(spec.args.iter().map(String::as_str));
         Self {
             memory: None,

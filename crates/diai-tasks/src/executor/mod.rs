@@ -1,11 +1,17 @@
 //! Runs tasks here, for others and for this agent itself: fetches, waits for a slot, runs, keeps to the limits.
 
 mod admission;
+#[cfg(feature = "wasm")]
 mod bounds;
+#[cfg(feature = "wasm")]
 mod fs;
+#[cfg(feature = "wasm")]
 mod guest;
+#[cfg(feature = "wasm")]
 mod modules;
+#[cfg(feature = "wasm")]
 mod wasi;
+#[cfg_attr(not(feature = "wasm"), path = "no_wasm.rs")]
 mod wasm;
 
 use std::{
@@ -23,8 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 pub(crate) use self::admission::Admission;
 use self::{
     admission::Admissions,
-    guest::Guest,
-    wasm::{Compiled, Wasm},
+    wasm::{Compiled, Given, Wasm},
 };
 use crate::{
     Access, ArtifactError, Artifacts, Bid, Content, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES,
@@ -177,10 +182,10 @@ impl Executor {
         }
     }
 
-    /// Whether the named service is there; programs always are.
+    /// Whether the named service is there; programs always are, if this build can run them.
     pub(crate) fn knows(&self, program: &Program) -> bool {
         match program {
-            Program::Wasm(_) => true,
+            Program::Wasm(_) => cfg!(feature = "wasm"),
             Program::Service(name) => self.services.get(name).is_some(),
         }
     }
@@ -266,9 +271,9 @@ impl Executor {
         let mut misjudged = false;
         let (outcome, fuel) = match program {
             Some(compiled) => {
-                let guest = || Guest::new(&job.spec, inputs.clone(), job.context.clone());
+                let given = Given { inputs, reports: job.context.clone() };
                 let quick = self.usual_run(Some(&name)) < QUICK;
-                let ended = self.wasm()?.run(compiled, &job.spec, guest, slot, quick).await?;
+                let ended = self.wasm()?.run(compiled, &job.spec, given, slot, quick).await?;
                 misjudged = ended.misjudged;
                 (ended.outcome, ended.fuel)
             }

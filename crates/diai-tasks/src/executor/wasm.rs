@@ -25,7 +25,7 @@ use super::{
     wasi::{self, errno::Stop},
 };
 use crate::{
-    ExecutorConfig, Limits, MAX_OUTPUT_FILES, TaskSpec,
+    ExecutorConfig, Limits, MAX_OUTPUT_FILES, TaskContext, TaskSpec,
     codec::clip,
     error::{GuestError, HostFault},
     message::MAX_DETAIL_BYTES,
@@ -42,6 +42,13 @@ const MAX_TABLE_ENTRIES: usize = 100_000;
 
 /// A compiled program, its imports found.
 pub(super) type Compiled = Arc<InstancePre<Guest>>;
+
+/// What a run is given beside its spec.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) inputs: Vec<(String, Bytes)>,
+    pub(super) reports: TaskContext,
+}
 
 /// The engine and what was compiled for it.
 pub(super) struct Wasm {
@@ -121,14 +128,14 @@ impl Wasm {
         &self,
         compiled: Compiled,
         spec: &TaskSpec,
-        guest: impl Fn() -> Guest,
+        given: Given,
         slot: OwnedSemaphorePermit,
         quick: bool,
     ) -> Result<Ended, HostFault> {
-        if quick && let Some(ended) = self.at_once(&compiled, spec, guest()) {
+        if quick && let Some(ended) = self.at_once(&compiled, spec, Guest::new(spec, given.clone())) {
             return Ok(ended);
         }
-        let guest = guest();
+        let guest = Guest::new(spec, given);
         let cancelled = Arc::new(AtomicBool::new(false));
         let _stop_on_drop = StopOnDrop { cancelled: cancelled.clone(), engine: self.engine.clone() };
         let run = Run {
