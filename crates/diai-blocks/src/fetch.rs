@@ -91,7 +91,7 @@ pub struct FetchOptions {
     pub max_bytes: u64,
     /// Peers that are likely to have it; asked first, and dialled if need be.
     pub holders: Vec<PeerId>,
-    /// Told after each group of blocks, on the fetching task.
+    /// Told whenever blocks have come, on the fetching task.
     pub progress: Option<FetchProgressFn>,
 }
 

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use diai_core::{AgentId, CallError, CallOptions, Clock, Misbehaviour, Priority, Refusal, timeout_at};
 use diai_identity::Signed;
 use futures::{StreamExt, future::join_all, poll};
-use tokio::sync::Notify;
 
 use crate::{
-    Access, Artifact, ArtifactError, AttemptId, Input, Output, Program, RunEvent, TaskContext, codec,
+    Access, Artifact, ArtifactError, AttemptId, Flow, Input, Output, Program, RunEvent, TaskContext, codec,
     codec::MAX_RESULT_BYTES,
     error::{GuestError, HostFault},
     executor::Job,
@@ -17,6 +16,7 @@ use crate::{
     message::{Part, RESULT_DOMAIN, RUN_SERVICE, TaskResult, proof_context},
     native::Interim,
     requester::{Order, Requester},
+    suspects::Silence,
     transfer::while_it_flows,
 };
 
@@ -80,15 +80,15 @@ impl<'a> Attempt<'a> {
             self.report(report);
         }
         match ended {
-            Ok(signed) => self.conclude(signed).await,
+            Ok(signed) => self.conclude(signed, &Silence::default()).await,
             Err(fault) => Ended::Missed(miss(fault)),
         }
     }
 
     /// Runs the task on another agent. One from which nothing comes for the length of the lease may be slow rather than
-    /// dead: if the task is a program, `silent` is told, so that another is tried beside it, and the attempt goes on. A
+    /// dead: if the task is a program, `silence` begins, so that another is tried beside it, and the attempt goes on. A
     /// service must not run twice at a time, so there the attempt ends.
-    pub(crate) async fn there(self, silent: &Notify) -> Ended {
+    pub(crate) async fn there(self, silence: &Silence) -> Ended {
         let clock = &*self.requester.world.clock;
         let options = CallOptions {
             timeout: self.order.deadline.since(clock.now()),
@@ -98,7 +98,7 @@ impl<'a> Attempt<'a> {
         let body = codec::encode_award(self.id, self.order.spec_bytes.clone(), &self.proofs().await);
         let open = self.requester.calls.call_streaming(self.agent, RUN_SERVICE, body, options);
         // What a service is not told of yet needs no lease: the way to its agent has time-outs of its own.
-        let opened = if self.may_run_twice() { self.heard(silent, open).await } else { Some(open.await) };
+        let opened = if self.may_run_twice() { self.heard(silence, open).await } else { Some(open.await) };
         let mut parts = match opened {
             Some(Ok(parts)) => parts,
             Some(Err(error)) => return not_taken(error),
@@ -106,7 +106,7 @@ impl<'a> Attempt<'a> {
         };
         let mut accepted = false;
         loop {
-            let part = match self.heard(silent, parts.next()).await {
+            let part = match self.heard(silence, parts.next()).await {
                 None => return self.gone(),
                 Some(None) => return lost("it ended its answer without a result"),
                 Some(Some(Err(error))) if accepted => return lost(&error.to_string()),
@@ -122,7 +122,7 @@ impl<'a> Attempt<'a> {
                 Ok(Part::Result(bytes)) => {
                     // If the end has come with it, the worker need not be told that nothing more is wanted.
                     let _ = poll!(parts.next());
-                    return self.result(bytes).await;
+                    return self.result(bytes, silence).await;
                 }
                 Err(error) => return self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
             }
@@ -135,14 +135,16 @@ impl<'a> Attempt<'a> {
     }
 
     /// What `work`, which waits for the worker, gives; `None` if the lease ran out and the worker is to be given up.
-    async fn heard<T>(&self, silent: &Notify, work: impl Future<Output = T>) -> Option<T> {
+    async fn heard<T>(&self, silence: &Silence, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         let heard = within(&*self.requester.world.clock, self.requester.config.lease, work.as_mut()).await;
         if heard.is_some() || !self.may_run_twice() {
             return heard;
         }
-        silent.notify_one();
-        Some(work.await)
+        silence.begin();
+        let heard = work.await;
+        silence.end();
+        Some(heard)
     }
 
     fn gone(&self) -> Ended {
@@ -164,9 +166,9 @@ impl<'a> Attempt<'a> {
         proofs.into_iter().map(|proof| proof.ok().flatten()).collect()
     }
 
-    async fn result(self, bytes: Bytes) -> Ended {
+    async fn result(self, bytes: Bytes, silence: &Silence) -> Ended {
         match Signed::from_bytes(bytes, MAX_RESULT_BYTES) {
-            Ok(signed) => self.conclude(signed).await,
+            Ok(signed) => self.conclude(signed, silence).await,
             Err(error) => self.dishonest(Dishonest(Misbehaviour::Malformed, error.to_string())),
         }
     }
@@ -201,7 +203,7 @@ impl<'a> Attempt<'a> {
         Ok(result)
     }
 
-    async fn conclude(self, signed: Signed) -> Ended {
+    async fn conclude(self, signed: Signed, silence: &Silence) -> Ended {
         let TaskResult { task, attempt, outcome, usage } = match self.verify(&signed) {
             Ok(result) => result,
             Err(dishonest) => return self.dishonest(dishonest),
@@ -211,15 +213,15 @@ impl<'a> Attempt<'a> {
             Err(error) => return Ended::Guest(error),
         };
         for artifact in produced.artifacts() {
-            if let Err(error) = self.take(artifact).await {
+            if let Err(error) = self.take(artifact, silence).await {
                 return lost(&format!("its outputs could not be had: {error}"));
             }
         }
         Ended::Done(Box::new(Output { task, attempt, worker: self.agent, produced, usage, receipt: signed }))
     }
 
-    /// Brings an output here, so that it outlives the worker.
-    async fn take(&self, artifact: &Artifact) -> Result<(), ArtifactError> {
+    /// Brings an output here, so that it outlives the worker; whoever fell silent over it is told of as well.
+    async fn take(&self, artifact: &Artifact, silence: &Silence) -> Result<(), ArtifactError> {
         let requester = self.requester;
         if let Some(content) = &artifact.inline {
             if !content.is_empty() {
@@ -230,10 +232,16 @@ impl<'a> Attempt<'a> {
         if !requester.config.fetch_outputs || self.agent == requester.me() {
             return Ok(());
         }
-        let cid = artifact.cid;
-        let patience = requester.config.fetch_timeout;
-        let get = requester.artifacts.get(cid, artifact.bytes, Access::Own, Some(self.agent));
-        match while_it_flows(&*requester.world.clock, &*requester.artifacts, patience, get).await {
+        let (cid, flow, patience) = (artifact.cid, Flow::default(), requester.config.fetch_timeout);
+        let get = requester.artifacts.get(cid, artifact.bytes, Access::Own, Some(self.agent), flow.clone());
+        let quiet = || {
+            if self.may_run_twice() {
+                silence.begin();
+            }
+        };
+        let got = while_it_flows(&*requester.world.clock, &flow, patience, quiet, get).await;
+        silence.end();
+        match got {
             Some(Ok(content)) if content.bytes.len() as u64 == artifact.bytes => Ok(()),
             Some(Ok(content)) => Err(ArtifactError::Store {
                 reason: format!("{cid} has {} bytes, its result says {}", content.bytes.len(), artifact.bytes),

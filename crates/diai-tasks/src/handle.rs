@@ -15,8 +15,8 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::Instrument;
 
 use crate::{
-    Access, Artifact, ArtifactError, Artifacts, Candidates, Config, Input, NativeTask, Output, RunError, RunEvents,
-    Serving, StartError, TaskEvents, TaskId, TaskSpec,
+    Access, Artifact, ArtifactError, Artifacts, Candidates, Config, Flow, Input, NativeTask, Output, RunError,
+    RunEvents, Serving, StartError, TaskEvents, TaskId, TaskSpec,
     events::RunReporter,
     executor::Executor,
     performer::Performer,
@@ -26,6 +26,9 @@ use crate::{
 
 /// Events of one run that wait for a slow reader; more are left out.
 const MAX_RUN_EVENTS: usize = 64;
+
+/// What outputs have at least to be stored in at the end, whatever else took how long.
+const STORE_GRACE: Duration = Duration::from_secs(2);
 
 /// Tasks of this agent: gives tasks to others, and works for others if so configured. Cheap to clone; when the last
 /// clone is gone, nothing is served any more.
@@ -137,7 +140,8 @@ impl Tasks {
         match &artifact.inline {
             Some(content) => Ok(content.clone()),
             None => {
-                let got = self.0.requester.artifacts.get(artifact.cid, artifact.bytes, Access::Own, None);
+                let got =
+                    self.0.requester.artifacts.get(artifact.cid, artifact.bytes, Access::Own, None, Flow::default());
                 got.await.map(|content| content.bytes)
             }
         }
@@ -148,7 +152,8 @@ impl Tasks {
         self.0.requester.events.subscribe()
     }
 
-    /// Stops serving, lets what runs here come to its end for at most `grace`, and waits for outputs to be stored.
+    /// Stops serving, lets what runs here come to its end for at most `grace`, and waits for outputs to be stored
+    /// (for two seconds even if nothing of `grace` is left).
     /// True if all of that ended in time. Nothing is begun here afterwards; what still runs ends at the latest with the
     /// session to its requester.
     ///
@@ -162,6 +167,8 @@ impl Tasks {
         let drained = timeout_at(clock, until, executor.drained()).await;
         // Before the places are given back: a task that waits for one must not slip in.
         executor.close();
+        // What callers were told is held here is not lost because a guest used up the time.
+        let until = until.max(clock.now() + STORE_GRACE);
         timeout_at(clock, until, requester.stored()).await.is_ok() && drained.is_ok()
     }
 }

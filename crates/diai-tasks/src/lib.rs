@@ -76,7 +76,7 @@ pub use message::{
     MAX_PARTIAL_BYTES, Output, OutputFile, Produced, Progress, Usage,
 };
 pub use native::{NativeOutput, NativeRequest, NativeTask, TaskContext, native_fn};
-pub use ports::{Access, Artifacts, Candidates, Content};
+pub use ports::{Access, Artifacts, Candidates, Content, Flow};
 pub use requester::CAPABILITY;
 pub use spec::{
     AttemptId, Input, InvalidSpec, Limits, MAX_ARGS, MAX_CAPABILITY_BYTES, MAX_INPUTS, MAX_NAME_BYTES, MAX_SPEC_BYTES,

@@ -43,6 +43,8 @@ impl Performer {
         admission: Admission,
     ) -> Result<Signed, HostFault> {
         let (task, from) = (job.task, job.from);
+        // The output takes memory until it is stored.
+        let _place = admission.clone();
         let ran = self.executor.execute(job, admission).await?;
         let outcome: Result<Produced, GuestError> = match ran.outcome {
             Ok(output) => Ok(self.keep(output, ran.sealed.then_some(from)).await?),

@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{AgentId, BoxFuture};
@@ -27,6 +32,22 @@ pub struct Content {
     pub sealed: bool,
 }
 
+/// Counts what has come of one transfer, so that whoever waits for it can tell a slow one from none. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Flow(Arc<AtomicU64>);
+
+impl Flow {
+    /// More has come.
+    pub fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// All that has come until now.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Where programs, inputs and outputs are: a content-addressed store that can fetch from others. The `diai` facade
 /// makes one of `diai-blocks`.
 ///
@@ -39,12 +60,14 @@ pub trait Artifacts: Send + Sync + 'static {
     /// without, whoever is served could read through its worker what is sealed for that worker.
     ///
     /// `holder`, if anybody, is known to have it: so it is asked first, and nobody else needs to hear of the CID.
+    /// `flow` is told of all bytes as they come from others; a transfer in which nothing comes is given up.
     fn get(
         &self,
         cid: Cid,
         max_bytes: u64,
         access: Access,
         holder: Option<AgentId>,
+        flow: Flow,
     ) -> BoxFuture<'static, Result<Content, ArtifactError>>;
 
     /// Proof, bound to `context`, that this agent can open the encrypted artifact `cid`, of no use for any other context
@@ -58,9 +81,6 @@ pub trait Artifacts: Send + Sync + 'static {
 
     /// Makes all that was put before durable.
     fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>>;
-
-    /// Bytes that have come from others until now: whoever waits for content can tell a slow transfer from none.
-    fn received(&self) -> BoxFuture<'static, u64>;
 
     /// The length of `cid`, if it is held here. Asks nobody else.
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>>;

@@ -1,6 +1,7 @@
 //! Finds a worker for a task and sees the task through.
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     num::NonZeroUsize,
     pin::pin,
@@ -12,16 +13,17 @@ use bytes::Bytes;
 use diai_core::{AgentId, CallError, Calls, Instant, Refusal, World, timeout_at};
 use futures::FutureExt;
 use lru::LruCache;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
     Artifacts, Candidates, Config, Output, Program, RunError, RunEvent, TaskId, TaskSpec,
     attempt::{Attempt, Ended},
     bidding::{Fresh, InFlight},
+    error::GuestError,
     events::{Events, RunReporter},
     machine::{Miss, Search},
     performer::Performer,
-    suspects::Suspects,
+    suspects::{Silence, Suspect, Suspects},
 };
 
 /// The capability that agents have that run tasks of others; asked for when a task names none.
@@ -61,6 +63,10 @@ pub(crate) struct Order {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_out_of_time(error: &RunError) -> bool {
+    matches!(error, RunError::Guest { error: GuestError::TimeLimit, .. })
 }
 
 fn capacity(entries: usize) -> NonZeroUsize {
@@ -137,28 +143,40 @@ impl Requester {
         let patience = self.world.clock.now() + self.config.busy_patience;
         let suspects = Mutex::new(Suspects::new(self.config.max_attempts));
         let mut rounds = pin!(self.rounds(order, search, &suspects, patience));
-        let mut over = false;
+        // Out of time on a busy device says little while another is at it.
+        let (mut over, mut out_of_time) = (false, None);
         poll_fn(|cx| {
             loop {
                 if !over && let Poll::Ready(ended) = rounds.as_mut().poll(cx) {
+                    over = true;
                     match ended.transpose() {
+                        Some(Err(error)) if is_out_of_time(&error) && !lock(&suspects).is_empty() => {
+                            out_of_time = Some(error);
+                        }
                         Some(result) => return Poll::Ready(result),
-                        None => over = true,
+                        None => {}
                     }
                 }
                 // After the rounds: whom they have just given up waiting for is looked at from now on.
                 let ended = lock(&suspects).poll_ended(cx);
                 match ended {
                     Poll::Ready(Some((agent, ended))) => {
-                        if let Some(result) = self.settle(order, search, agent, ended).transpose() {
-                            return Poll::Ready(result);
+                        match self.settle(order, search, agent, ended).transpose() {
+                            Some(Err(error)) if is_out_of_time(&error) => {
+                                lock(search).miss(agent, Miss::Lost(error.to_string()));
+                                out_of_time = Some(error);
+                            }
+                            Some(result) => return Poll::Ready(result),
+                            None => {}
                         }
-                        if over && lock(search).has_later() {
+                        if over && out_of_time.is_none() && lock(search).has_later() {
                             rounds.set(self.rounds(order, search, &suspects, patience));
                             over = false;
                         }
                     }
-                    Poll::Ready(None) if over => return Poll::Ready(Err(lock(search).verdict())),
+                    Poll::Ready(None) if over => {
+                        return Poll::Ready(Err(out_of_time.take().unwrap_or_else(|| lock(search).verdict())));
+                    }
                     Poll::Ready(None) | Poll::Pending => return Poll::Pending,
                 }
             }
@@ -199,7 +217,8 @@ impl Requester {
     /// Who could do it, the best first.
     async fn agents(&self, order: &Order, first: bool) -> Vec<AgentId> {
         if let Some(agents) = &order.agents {
-            return agents.clone();
+            let mut seen = BTreeSet::new();
+            return agents.iter().copied().filter(|agent| seen.insert(*agent)).collect();
         }
         let path = order.spec.capability.as_deref().unwrap_or(CAPABILITY);
         let now = self.world.clock.now();
@@ -239,6 +258,10 @@ impl Requester {
                 None => self.bids(order, search, self.pick(open)).await,
             };
             for agent in order_of_asking {
+                // Who was asked before it may have told something of it, such as a second word of its own.
+                if !lock(search).is_open(&agent) {
+                    continue;
+                }
                 if let Some(output) = self.try_agent(order, search, suspects, agent).await? {
                     return Ok(Some(output));
                 }
@@ -284,31 +307,37 @@ impl Requester {
         agent: AgentId,
     ) -> Result<Option<Output>, RunError> {
         if agent == self.me() {
-            if !self.performer.executor.knows(&order.spec.program) {
-                lock(search).miss(agent, Miss::Unable("this agent has no such service".to_owned()));
+            let executor = &self.performer.executor;
+            let miss = if !executor.knows(&order.spec.program) {
+                Some(Miss::Unable("this agent has no such service, or runs no programs".to_owned()))
+            } else {
+                executor.refuses(&order.spec).map(Miss::NotAllowed)
+            };
+            if let Some(miss) = miss {
+                lock(search).miss(agent, miss);
                 return Ok(None);
             }
             let _in_flight = InFlight::new(self, agent);
             let ended = Attempt::new(self, order, agent).here().await;
             return self.settle(order, search, agent, ended);
         }
-        let silent = Arc::new(Notify::new());
-        let fell_silent = silent.clone();
+        let silence = Arc::new(Silence::default());
+        let heard = silence.clone();
         let mut attempt = async move {
             let _in_flight = InFlight::new(self, agent);
-            Attempt::new(self, order, agent).there(&silent).await
+            Attempt::new(self, order, agent).there(&heard).await
         }
         .boxed();
         tokio::select! {
             biased;
             ended = &mut attempt => return self.settle(order, search, agent, ended),
-            () = fell_silent.notified() => {}
+            () = silence.begun() => {}
         }
         tracing::debug!(task = %order.task, %agent, "a worker is silent, another is tried beside it");
         lock(&self.fresh).pop(&agent);
         lock(search).suspect(agent);
         order.reporter.send(RunEvent::WorkerSilent { agent });
-        let given_up = lock(suspects).add(agent, attempt);
+        let given_up = lock(suspects).add(Suspect { agent, silence, attempt });
         if let Some(agent) = given_up {
             self.lost(order, search, agent, Miss::Lost("it stayed silent, and so did others after it".to_owned()));
         }
@@ -368,10 +397,6 @@ impl Requester {
         if lock(search).has_busy() && !executor.has_free_slot() {
             return Ok(None);
         }
-        if let Some(reason) = executor.refuses(&order.spec) {
-            lock(search).miss(me, Miss::NotAllowed(reason));
-            return Ok(None);
-        }
         self.try_agent(order, search, suspects, me).await
     }
 
@@ -402,8 +427,7 @@ impl Requester {
 
     /// Completes when all short outputs are stored and durable.
     pub(crate) async fn stored(&self) {
-        let mut background = std::mem::take(&mut *lock(&self.background));
-        while background.join_next().await.is_some() {}
+        while poll_fn(|cx| lock(&self.background).poll_join_next(cx)).await.is_some() {}
         if let Err(error) = self.artifacts.flush().await {
             tracing::warn!(%error, "outputs that travelled with their results could not be made durable");
         }

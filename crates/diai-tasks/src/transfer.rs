@@ -1,116 +1,82 @@
-//! How long to wait for content: as long as something comes, however long all of it takes.
+//! How long to wait for content: as long as enough of it comes, however long all of it takes.
 
 use std::{pin::pin, time::Duration};
 
 use diai_core::{Clock, timeout_at};
 
-use crate::Artifacts;
+use crate::Flow;
 
-/// What `work`, a transfer into `artifacts`, gives; `None` once nothing has come from others for `patience`.
+/// What comes within half of the patience must be at least this, or nothing came: no place is held by a trickle.
+const LEAST_BYTES: u64 = 16 << 10;
+
+/// What `work`, a transfer that `flow` counts, gives; `None` once next to nothing has come of it for `patience`. `quiet`
+/// is told when that has lasted for half as long.
 ///
-/// It is counted for all transfers together: one may wait for as long as another brings something. The deadline of its
-/// task bounds it. Cancel-safe if `work` is.
+/// Cancel-safe if `work` is.
 pub(crate) async fn while_it_flows<T>(
     clock: &dyn Clock,
-    artifacts: &dyn Artifacts,
+    flow: &Flow,
     patience: Duration,
+    mut quiet: impl FnMut(),
     work: impl Future<Output = T>,
 ) -> Option<T> {
     let mut work = pin!(work);
-    let (mut before, mut quiet) = (None, 0);
+    let (mut before, mut looks) = (flow.bytes(), 0);
     loop {
         // Two looks a wait, so that most transfers, which are short, need none.
         let until = clock.now() + patience / 2;
         if let Ok(done) = timeout_at(clock, until, work.as_mut()).await {
             return Some(done);
         }
-        let received = artifacts.received().await;
-        // The first look cannot tell whether something came before it.
-        quiet = if before.is_none_or(|before| before == received) { quiet + 1 } else { 0 };
-        if quiet == 2 {
-            return None;
+        let bytes = flow.bytes();
+        looks = if bytes - before < LEAST_BYTES { looks + 1 } else { 0 };
+        match looks {
+            0 => {}
+            1 => quiet(),
+            _ => return None,
         }
-        before = Some(received);
+        before = bytes;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use bytes::Bytes;
-    use cid::Cid;
     use diai_core::{
-        AgentId, BoxFuture,
+        Instant,
         memory::{AgentSpec, Sim},
     };
-    use futures::FutureExt;
 
     use super::*;
-    use crate::{Access, ArtifactError, Content};
 
-    /// Something comes at every so manieth look, if ever.
-    struct Trickle {
-        every: u64,
-        looks: AtomicU64,
-    }
+    const PATIENCE: Duration = Duration::from_secs(10);
 
-    fn trickle(every: u64) -> Trickle {
-        Trickle { every, looks: AtomicU64::new(0) }
-    }
-
-    impl Artifacts for Trickle {
-        fn get(
-            &self,
-            cid: Cid,
-            _: u64,
-            _: Access,
-            _: Option<AgentId>,
-        ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
-            std::future::ready(Err(ArtifactError::NotAllowed { cid })).boxed()
-        }
-
-        fn prove(&self, _: Cid, _: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
-            std::future::ready(None).boxed()
-        }
-
-        fn put(&self, _: Bytes, _: Option<AgentId>) -> BoxFuture<'static, Result<Cid, ArtifactError>> {
-            std::future::pending().boxed()
-        }
-
-        fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>> {
-            std::future::pending().boxed()
-        }
-
-        fn held(&self, _: Cid) -> BoxFuture<'static, Option<u64>> {
-            std::future::ready(None).boxed()
-        }
-
-        fn received(&self) -> BoxFuture<'static, u64> {
-            let looks = self.looks.fetch_add(1, Ordering::SeqCst);
-            std::future::ready(looks.checked_div(self.every).unwrap_or(0)).boxed()
+    /// So many bytes every so many seconds, until all is over.
+    async fn transfer(clock: &dyn Clock, flow: &Flow, bytes: u64, every: u64, until: Instant) {
+        while clock.now() < until {
+            clock.sleep_until(clock.now() + Duration::from_secs(every)).await;
+            flow.add(bytes);
         }
     }
 
     #[test]
-    fn a_transfer_may_take_as_long_as_it_likes_but_not_stand_still() {
-        const PATIENCE: Duration = Duration::from_secs(10);
+    fn a_transfer_may_take_as_long_as_it_likes_but_neither_stand_still_nor_trickle() {
         let sim = Sim::new(1);
         let world = sim.join(AgentSpec::example(1));
         sim.run(async move {
             let clock = &*world.clock;
-            let after = |seconds| clock.sleep_until(clock.now() + Duration::from_secs(seconds));
-            let fast = while_it_flows(clock, &trickle(1), PATIENCE, after(300)).await;
-            assert_eq!(fast, Some(()));
-            let began = clock.now();
-            let slow = while_it_flows(clock, &trickle(3), PATIENCE, after(300)).await;
-            assert_eq!((slow, clock.now().since(began)), (None, PATIENCE));
-            let began = clock.now();
-            let stuck = while_it_flows(clock, &trickle(0), PATIENCE, after(300)).await;
-            assert_eq!((stuck, clock.now().since(began)), (None, PATIENCE));
-            // Looked at every five seconds, something comes every ten.
-            let barely = Trickle { every: 2, looks: AtomicU64::new(1) };
-            assert_eq!(while_it_flows(clock, &barely, PATIENCE, after(300)).await, Some(()));
+            for (bytes, every, ends, quiets) in [
+                (LEAST_BYTES, 3, true, 0),
+                (2 * LEAST_BYTES, 8, true, 15),
+                (LEAST_BYTES / 20, 1, false, 1),
+                (1 << 30, 1_000, false, 1),
+            ] {
+                let (flow, began, mut quiet) = (Flow::default(), clock.now(), 0);
+                let work = transfer(clock, &flow, bytes, every, began + Duration::from_secs(300));
+                let ended = while_it_flows(clock, &flow, PATIENCE, || quiet += 1, work).await;
+                assert_eq!(ended.is_some(), ends, "{bytes} bytes every {every} s");
+                assert!(ends || clock.now().since(began) == PATIENCE);
+                assert!(if quiets > 1 { quiet >= quiets } else { quiet == quiets }, "{quiet} times quiet");
+            }
         });
     }
 }

@@ -1,9 +1,13 @@
 //! What one protocol needs of another, wired up.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use diai_blocks::{
     Block, Blocks, ContentError, DAG_PB, FetchError, FetchOptions, RAW,
+    fetch::FetchProgressFn,
     sealed::{self, OpenError, Source},
     unixfs::{self, ImportOptions, ReadError},
 };
@@ -11,7 +15,7 @@ use diai_core::{AgentId, BoxFuture, Bytes, Cid, Instant, PeerId, World};
 use diai_discovery::{Discovery, FindOptions, Found};
 use diai_identity::{Certificate, Identity};
 use diai_messaging::{Device, Locate};
-use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Content};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Content, Flow};
 use futures::StreamExt;
 
 /// How long to look for an agent that is called and not connected.
@@ -87,6 +91,7 @@ impl Artifacts for InBlocks {
         max_bytes: u64,
         access: Access,
         holder: Option<AgentId>,
+        flow: Flow,
     ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
         let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GRANTS_WITHIN);
         let holders = holder.map(|agent| self.devices(agent)).unwrap_or_default();
@@ -101,10 +106,16 @@ impl Artifacts for InBlocks {
                 other => ArtifactError::Store { reason: other.to_string() },
             };
             // Its end is the task's affair.
+            let seen = AtomicU64::new(0);
+            let progress = FetchProgressFn::new(move |progress| {
+                let before = seen.swap(progress.bytes, Ordering::Relaxed);
+                flow.add(progress.bytes.saturating_sub(before));
+            });
             let options = FetchOptions { holders, ..FetchOptions::default() };
             let sealed = is_sealed(&blocks, cid, &options).await.map_err(failed)?;
             // With room for the nodes above the leaves, and for what encryption adds.
-            let options = FetchOptions { max_bytes: max_bytes + max_bytes / 4 + (1 << 20), ..options };
+            let with_nodes = max_bytes.saturating_add(max_bytes / 4).saturating_add(1 << 20);
+            let options = FetchOptions { max_bytes: with_nodes, progress: Some(progress), ..options };
             if !sealed {
                 blocks.fetch(cid, &options).await.map_err(|error| failed(error.into()))?;
                 let bytes = blocks.get_bytes(cid, max_bytes, deadline).await.map_err(failed)?;
@@ -169,11 +180,6 @@ impl Artifacts for InBlocks {
         Box::pin(
             async move { blocks.flush().await.map_err(|error| ArtifactError::Store { reason: error.to_string() }) },
         )
-    }
-
-    fn received(&self) -> BoxFuture<'static, u64> {
-        let blocks = self.blocks.clone();
-        Box::pin(async move { blocks.status().await.map_or(0, |status| status.bitswap.bytes_received) })
     }
 
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {

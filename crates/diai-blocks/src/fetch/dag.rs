@@ -142,10 +142,12 @@ impl<'a> Walk<'a> {
                 Event::Stored(stored) => {
                     self.storing = None;
                     stored?;
-                    self.tell();
                 }
                 Event::Delivery(None) => return Err(FetchError::Closed),
-                Event::Delivery(Some(delivery)) => self.delivered(delivery)?,
+                Event::Delivery(Some(delivery)) => {
+                    self.delivered(delivery)?;
+                    self.tell();
+                }
                 Event::Providers(found) => self.found(found).await,
                 Event::Time => self.time().await?,
             }

@@ -6,6 +6,8 @@ const MAX_FUNCTIONS: u32 = 50_000;
 /// Bytes of one function. Compilers make no such functions, but for interpreters of a hundred KiB or two; the time to
 /// compile one grows faster than its length.
 const MAX_FUNCTION_BYTES: usize = 1 << 20;
+/// Local variables of all functions together. A few bytes declare 50,000, and the compiler looks at each.
+const MAX_LOCALS: u64 = 2_000_000;
 const HEADER_BYTES: usize = 8;
 const CODE_SECTION: u8 = 10;
 
@@ -27,13 +29,34 @@ fn over_in_code(mut code: &[u8]) -> Option<String> {
     if functions > MAX_FUNCTIONS {
         return Some(format!("it has {functions} functions, at most {MAX_FUNCTIONS} are allowed"));
     }
+    let mut locals = 0;
     for _ in 0..functions {
-        let bytes = chunk(&mut code)?.len();
+        let mut body = chunk(&mut code)?;
+        let bytes = body.len();
         if bytes > MAX_FUNCTION_BYTES {
             return Some(format!("it has a function of {bytes} bytes, at most {MAX_FUNCTION_BYTES} are allowed"));
         }
+        for _ in 0..number(&mut body)? {
+            locals += u64::from(number(&mut body)?);
+            skip_type(&mut body)?;
+        }
+        if locals > MAX_LOCALS {
+            return Some(format!("it has {locals} local variables or more, at most {MAX_LOCALS} are allowed"));
+        }
     }
     None
+}
+
+/// Skips a value type: one byte, or a reference with the type of its heap behind it.
+fn skip_type(rest: &mut &[u8]) -> Option<()> {
+    let (kind, after) = rest.split_first()?;
+    *rest = after;
+    if matches!(kind, 0x63 | 0x64) {
+        // Signed, and so not a `number`.
+        let length = rest.iter().position(|byte| byte & 0x80 == 0)? + 1;
+        *rest = rest.get(length..)?;
+    }
+    Some(())
 }
 
 /// Takes bytes that follow their length.
@@ -75,6 +98,15 @@ mod tests {
         let long = over_bounds(&with_functions(1, MAX_FUNCTION_BYTES));
         assert!(long.is_some_and(|reason| reason.contains("a function of")));
         assert_eq!(over_bounds(&with_functions(1_000, 10)), None);
+        let locals = |types: &str, functions: usize| {
+            let function = format!("(func {})", format!("(local {types})").repeat(1_000));
+            over_bounds(&wat::parse_str(format!("(module {})", function.repeat(functions))).unwrap_or_default())
+        };
+        assert_eq!(locals("i32 i64 i64", 600), None);
+        for types in ["i32 i64 i64", "i32 (ref null extern) (ref null 0)"] {
+            let many = locals(types, 700);
+            assert!(many.is_some_and(|reason| reason.contains("local variables")), "{types}");
+        }
         let many = over_bounds(&with_functions(MAX_FUNCTIONS as usize + 1, 0));
         assert!(many.is_some_and(|reason| reason.contains("50001 functions")));
     }

@@ -32,7 +32,7 @@ use self::{
     wasm::{Compiled, Given, Wasm},
 };
 use crate::{
-    Access, ArtifactError, Artifacts, Bid, Content, ExecutorConfig, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES,
+    Access, ArtifactError, Artifacts, Bid, Content, ExecutorConfig, Flow, MAX_OUTPUT_FILES, MAX_OUTPUT_NAME_BYTES,
     NativeRequest, Program, TaskContext, TaskFailure, TaskId, TaskSpec, Usage,
     codec::clip,
     error::{GuestError, HostFault},
@@ -289,9 +289,9 @@ impl Executor {
 
     /// Whoever gives the task has what it needs, or knows who.
     async fn fetch(&self, cid: Cid, max_bytes: u64, access: Access, from: AgentId) -> Result<Content, ArtifactError> {
-        let get = self.artifacts.get(cid, max_bytes, access, Some(from));
-        let patience = self.config.fetch_timeout;
-        let got = while_it_flows(&*self.world.clock, &*self.artifacts, patience, get).await;
+        let (flow, patience) = (Flow::default(), self.config.fetch_timeout);
+        let get = self.artifacts.get(cid, max_bytes, access, Some(from), flow.clone());
+        let got = while_it_flows(&*self.world.clock, &flow, patience, || (), get).await;
         got.unwrap_or_else(|| Err(ArtifactError::NotFound { cid, asked: format!("nothing came for {patience:?}") }))
     }
 

@@ -19,7 +19,7 @@ use diai_core::{
     os::{OsClock, ThreadPool},
 };
 use diai_identity::Identity;
-use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, Content, TaskSpec, Tasks};
+use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, Content, Flow, TaskSpec, Tasks};
 use futures::{FutureExt, StreamExt};
 use multihash::Multihash;
 use sha2::{Digest, Sha256};
@@ -242,6 +242,7 @@ impl Artifacts for Store {
         max_bytes: u64,
         access: Access,
         _: Option<AgentId>,
+        _: Flow,
     ) -> BoxFuture<'static, Result<Content, ArtifactError>> {
         let store = self.clone();
         async move {
@@ -277,10 +278,6 @@ impl Artifacts for Store {
 
     fn flush(&self) -> BoxFuture<'static, Result<(), ArtifactError>> {
         futures::future::ready(Ok(())).boxed()
-    }
-
-    fn received(&self) -> BoxFuture<'static, u64> {
-        futures::future::ready(0).boxed()
     }
 
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {
