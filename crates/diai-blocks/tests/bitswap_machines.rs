@@ -13,7 +13,7 @@ use diai_blocks::{
     },
     config::{ClientConfig, ServerConfig},
 };
-use diai_core::{Instant, Misbehaviour, PeerId, memory::AgentSpec};
+use diai_core::{Footprint, Instant, Misbehaviour, PeerId, memory::AgentSpec};
 
 fn block(text: &str) -> Block {
     Block::new(RAW, Bytes::from(text.to_owned())).unwrap()
@@ -122,6 +122,44 @@ fn when_all_said_no_the_want_is_exhausted_and_a_newcomer_is_asked() {
     // A late push of one that said no is as good.
     hand.block(peer(1), cid);
     assert!(matches!(hand.outputs()[0], ClientOutput::Wanted { .. }));
+}
+
+#[test]
+fn repeated_words_take_no_memory_and_put_no_deadline_off() {
+    let mut hand = Hand::new(3);
+    let wanted = block("wanted").cid;
+    hand.say(ClientInput::Want { session: 1, cids: vec![wanted] });
+    let (blocks, haves) = hand.asked(wanted);
+    // All are busy with other wants when the only holder is found, so that this one waits.
+    let others: Vec<_> = (0..2_000).map(|number| block(&format!("other {number}")).cid).collect();
+    hand.say(ClientInput::Want { session: 1, cids: others });
+    hand.presence(haves[0], wanted, true);
+    hand.presence(blocks[0], wanted, false);
+    let mallory = haves[1];
+    hand.presence(mallory, wanted, false);
+    assert_eq!(hand.asked(wanted).0, [], "it waits");
+    let before = hand.machine.footprint_bytes();
+    for number in 0..10_000 {
+        hand.presence(mallory, wanted, number % 2 == 0);
+        hand.presence(mallory, wanted, false);
+    }
+    assert!(hand.machine.footprint_bytes() <= before + 1_000, "{} to {}", before, hand.machine.footprint_bytes());
+
+    // Two say nothing; the third repeats itself, which keeps the want from nothing.
+    let mut hand = Hand::new(3);
+    hand.say(ClientInput::Want { session: 1, cids: vec![wanted] });
+    let (blocks, haves) = hand.asked(wanted);
+    hand.presence(blocks[0], wanted, false);
+    hand.presence(haves[0], wanted, false);
+    let until = hand.machine.poll_timeout().unwrap();
+    while hand.now < until {
+        hand.now = hand.now + Duration::from_millis(100);
+        hand.presence(haves[0], wanted, false);
+    }
+    hand.say(ClientInput::Timeout);
+    assert!(
+        hand.outputs().iter().any(|output| matches!(output, ClientOutput::Exhausted { cid, .. } if *cid == wanted))
+    );
 }
 
 #[test]
@@ -376,7 +414,7 @@ fn ten_thousand_wants_at_once_are_capped_and_held_against_the_peer() {
     let Some(ServerOutput::Send { presences, .. }) = server.poll_output() else { panic!("no answer") };
     assert_eq!(presences.len(), 1024);
     server.handle(ServerInput::Gone(peer(1)));
-    assert_eq!(diai_core::Footprint::footprint_bytes(&server), 0);
+    assert_eq!(Footprint::footprint_bytes(&server), 0);
 }
 
 #[test]

@@ -121,6 +121,8 @@ struct Open {
     standing: BTreeSet<PeerId>,
     deadline: Option<Instant>,
     exhausted: bool,
+    /// It waits in a session to be placed; once is enough, however often peers change their word.
+    queued: bool,
 }
 
 #[derive(Debug, Default)]
@@ -246,7 +248,11 @@ impl ClientMachine {
         for (hash, open) in &mut self.open {
             if which(open) && open.asked.is_none() {
                 open.exhausted = false;
+                if open.queued {
+                    continue;
+                }
                 if let Some(session) = open.sessions.first().and_then(|id| self.sessions.get_mut(id)) {
+                    open.queued = true;
                     session.pending.push_back(*hash);
                 }
             }
@@ -272,8 +278,10 @@ impl ClientMachine {
     }
 
     fn queue_first(&mut self, hash: Multihash) {
-        let session = self.open.get(&hash).and_then(|open| open.sessions.first().copied());
+        let Some(open) = self.open.get_mut(&hash).filter(|open| !open.queued) else { return };
+        let session = open.sessions.first().copied();
         if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
+            open.queued = true;
             session.pending.push_front(hash);
         }
     }
@@ -286,7 +294,8 @@ impl ClientMachine {
                 if !open.sessions.contains(&id) {
                     open.sessions.push(id);
                     // This session is told too if nobody has it, or knows a holder.
-                    if std::mem::take(&mut open.exhausted) {
+                    if std::mem::take(&mut open.exhausted) && !open.queued {
+                        open.queued = true;
                         session.pending.push_back(hash);
                     }
                 }
@@ -304,6 +313,7 @@ impl ClientMachine {
                 standing: BTreeSet::new(),
                 deadline: None,
                 exhausted: false,
+                queued: true,
             };
             self.next_priority = if self.next_priority <= 1 { i32::MAX } else { self.next_priority - 1 };
             self.open.insert(hash, open);
@@ -318,6 +328,7 @@ impl ClientMachine {
             self.close(hash, None);
         } else if open.asked.is_none() {
             // It may have been queued in the session that left.
+            open.queued = false;
             self.queue_first(*hash);
         }
     }
@@ -377,7 +388,8 @@ impl Footprint for ClientMachine {
             .values()
             .map(|peer| 300 + 100 * (peer.standing.len() + 2 * peer.waiting.len() + 2 * peer.outbox.len()))
             .sum();
-        open + peers + self.deadlines.len() * 96 + self.recent.len() * 200
+        let pending: usize = self.sessions.values().map(|session| session.pending.len()).sum();
+        open + peers + pending * 80 + self.deadlines.len() * 96 + self.recent.len() * 200
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use diai_core::{Inbound, Incoming, Instant, Misbehaviour, PeerEvent, PeerEvents, PeerId};
 use futures::StreamExt;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+    },
     task::{AbortHandle, JoinSet},
 };
 
@@ -305,7 +308,9 @@ impl Loop {
 
     fn deliver(&mut self, session: u64, delivery: Delivery) {
         let Some(sender) = self.sessions.get(&session) else { return };
-        if sender.try_send(delivery).is_err() {
+        let Err(error) = sender.try_send(delivery) else { return };
+        // Of what nobody has, it has heard enough for now.
+        if !matches!(error, TrySendError::Full(Delivery::Exhausted { .. })) {
             self.sessions.remove(&session);
             self.client(ClientInput::End(session));
         }

@@ -131,6 +131,9 @@ impl ClientMachine {
         let hash = *presence.cid.hash();
         let Some(open) = self.open.get_mut(&hash).filter(|open| open.standing.contains(&id)) else { return };
         if !presence.have {
+            if open.refused.contains(&id) {
+                return;
+            }
             for session in &open.sessions {
                 let Some(session) = self.sessions.get_mut(session) else { continue };
                 let Some(refusals) = session.holders.get_mut(&id) else { continue };

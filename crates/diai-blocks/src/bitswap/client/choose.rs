@@ -24,6 +24,9 @@ impl ClientMachine {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.pending.pop_front();
                 }
+                if let Some(open) = self.open.get_mut(&hash) {
+                    open.queued = false;
+                }
             }
         }
     }
@@ -102,7 +105,11 @@ impl ClientMachine {
         let Some(open) = self.open.get_mut(&hash) else { return true };
         if first.is_none() && others.is_empty() {
             if !open.probing.is_empty() {
-                self.set_deadline(hash, now + self.config.probe_timeout);
+                // No new question, no new deadline: or others could put off for ever that a silent one counts as such.
+                let until = now + self.config.probe_timeout;
+                if open.deadline.is_none_or(|deadline| deadline > until) {
+                    self.set_deadline(hash, until);
+                }
             } else if !open.exhausted {
                 open.exhausted = true;
                 let (sessions, cid) = (open.sessions.clone(), open.cid);
