@@ -36,10 +36,17 @@ impl<E> Gate<E> {
         self.held.is_empty()
     }
 
-    /// Keeps `event` for later; what is too much is dropped.
+    /// Keeps `event` for later; what is too much is dropped: of whoever has most, so that a few that never end their
+    /// hello leave room to others.
     pub(crate) fn hold(&mut self, peer: PeerId, id: ConnectionId, event: E) {
         if self.count >= MAX_HELD_IN_ALL {
-            return;
+            let own = self.held.get(&id).map_or(0, |(_, events)| events.len());
+            let most = self.held.values_mut().map(|(_, events)| events).max_by_key(|events| events.len());
+            match most.filter(|events| events.len() > own + 1) {
+                Some(events) => drop(events.pop()),
+                None => return,
+            }
+            self.count -= 1;
         }
         let (_, events) = self.held.entry(id).or_insert_with(|| (peer, Vec::new()));
         if events.len() < MAX_HELD {
@@ -102,7 +109,14 @@ mod tests {
             }
         }
         assert_eq!(gate.count, MAX_HELD_IN_ALL);
-        assert_eq!(gate.forget(ConnectionId::new_unchecked(0)).unwrap().1.len(), MAX_HELD);
-        assert_eq!(gate.count, MAX_HELD_IN_ALL - MAX_HELD);
+        // The last to come was not kept out by those before it.
+        let shares: Vec<_> = gate.held.values().map(|(_, events)| events.len()).collect();
+        assert_eq!((shares.len(), shares.iter().sum()), (100, MAX_HELD_IN_ALL));
+        assert!(shares.iter().all(|share| (9..=12).contains(share)), "{shares:?}");
+        let first = gate.forget(ConnectionId::new_unchecked(0)).unwrap().1.len();
+        assert_eq!(gate.count, MAX_HELD_IN_ALL - first);
+        let mut alone = Gate::new();
+        (0..100).for_each(|event| alone.hold(PeerId::random(), ConnectionId::new_unchecked(1), event));
+        assert_eq!(alone.count, MAX_HELD);
     }
 }

@@ -156,17 +156,23 @@ impl Store {
     }
 
     fn make_room(&mut self, bytes: usize, distance: KBucketDistance, own: bool) -> bool {
-        let has_room = |store: &Self| {
-            store.records.len() < store.config.records && store.bytes + bytes <= store.config.record_bytes
+        let has_room = |records: usize, held: usize| {
+            records < self.config.records && held.saturating_add(bytes) <= self.config.record_bytes
         };
-        while !has_room(self) {
-            match self.by_distance.last().cloned() {
-                Some((farthest, key)) if own || farthest > distance => {
-                    self.remove_record(&key);
+        // Nothing goes unless enough may go.
+        let (mut records, mut held, mut going) = (self.records.len(), self.bytes, Vec::new());
+        let mut farthest = self.by_distance.iter().rev();
+        while !has_room(records, held) {
+            match farthest.next() {
+                Some((far, key)) if own || *far > distance => {
+                    records -= 1;
+                    held -= key.len() + self.records.get(key).map_or(0, |held| held.record.value.len());
+                    going.push(key.clone());
                 }
                 _ => return false,
             }
         }
+        going.iter().for_each(|key| drop(self.remove_record(key)));
         true
     }
 
