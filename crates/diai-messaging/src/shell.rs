@@ -139,7 +139,7 @@ impl SessionTask {
             busy |= self.read(now, cx)?;
             self.act(now, cx);
             busy |= self.poll_running(now, cx);
-            self.poll_timer(now, cx)?;
+            busy |= self.poll_timer(now, cx)?;
             busy |= self.write(now, cx)?;
             self.resume_streams(now, cx);
             if self.machine.is_done() && self.write.is_clear() {
@@ -370,19 +370,21 @@ impl SessionTask {
         }
     }
 
-    fn poll_timer(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<(), End> {
+    /// True if something was due: there may be room now that was waited for.
+    fn poll_timer(&mut self, now: Instant, cx: &mut Context<'_>) -> Result<bool, End> {
         let stall = self.write.stalled.map_or(Instant::NEVER, |since| since + self.shared.config.stall);
         if stall <= now {
             return Err(End::Stalled);
         }
-        if self.machine.poll_timeout() <= now {
+        let due = self.machine.poll_timeout() <= now;
+        if due {
             self.machine.handle(now, Input::Timeout).map_err(End::Violation)?;
             self.act(now, cx);
         }
-        let due = self.machine.poll_timeout().min(stall);
+        let next = self.machine.poll_timeout().min(stall);
         // A timer that fires early is cheaper than a new one per request.
-        if self.timer.as_ref().is_none_or(|(at, _)| due < *at) {
-            self.timer = Some((due, self.shared.world.clock.sleep_until(due)));
+        if self.timer.as_ref().is_none_or(|(at, _)| next < *at) {
+            self.timer = Some((next, self.shared.world.clock.sleep_until(next)));
         }
         if let Some((_, sleep)) = &mut self.timer
             && sleep.poll_unpin(cx).is_ready()
@@ -390,7 +392,7 @@ impl SessionTask {
             self.timer = None;
             cx.waker().wake_by_ref();
         }
-        Ok(())
+        Ok(due)
     }
 
     /// Writes what may go. True if something went.

@@ -164,7 +164,12 @@ impl Calling {
         common.timers.remove(&(call.deadline, Timer::Call(key)));
         let class = class(call.priority);
         self.waiting[class].retain(|&other| other != key);
+        let blocked = self.blocked[class].len();
         self.blocked[class].retain(|&other| other != key);
+        if self.blocked[class].len() < blocked {
+            // There may be credit enough for those that waited behind it.
+            self.add_credit(0);
+        }
     }
 
     fn open(&mut self, id: u64) -> Result<(CallKey, &mut Call), Violation> {

@@ -8,8 +8,10 @@ use super::message::{Agreement, Bid, Call, NegotiationId};
 
 /// Negotiations that one participant holds at a time; further calls are refused.
 pub const MAX_NEGOTIATIONS: usize = 1024;
-/// Of one initiator.
+/// Of one initiator, agreements not counted.
 pub const MAX_PER_INITIATOR: usize = 64;
+/// Agreements with one initiator that are remembered at a time; beyond, those whose call has ended go first.
+pub(super) const MAX_AGREED_PER_INITIATOR: usize = 256;
 /// Calls that are valid for longer than a day are refused: each holds a place for so long.
 pub(crate) const MAX_VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A call's times are by its initiator's clock, which may be so far behind or ahead of ours.
@@ -85,12 +87,28 @@ impl Participant {
             }
             None => {}
         }
-        let of_initiator = self.entries.values().filter(|entry| entry.call.initiator == call.initiator).count();
-        if self.entries.len() >= MAX_NEGOTIATIONS || of_initiator >= MAX_PER_INITIATOR {
+        let of_initiator = self.entries.values().filter(|entry| entry.call.initiator == call.initiator);
+        let (agreed, open): (Vec<_>, Vec<_>) = of_initiator.partition(|entry| entry.is_agreed());
+        if open.len() >= MAX_PER_INITIATOR {
             return CallStep::Refuse("too many negotiations at a time");
+        }
+        if agreed.len() >= MAX_AGREED_PER_INITIATOR && !self.forget_agreed(now, Some(call.initiator))
+            || self.entries.len() >= MAX_NEGOTIATIONS && !self.forget_agreed(now, None)
+        {
+            return CallStep::Refuse("too many agreements at a time");
         }
         self.entries.insert(call.id, Entry { call: call.clone(), phase: Phase::Considering(1) });
         CallStep::Consider
+    }
+
+    /// Forgets the agreement (with `initiator`) whose call ended first: nobody asks for it any more.
+    fn forget_agreed(&mut self, now: WallTime, initiator: Option<AgentId>) -> bool {
+        let ended = self.entries.iter().filter(|(_, entry)| {
+            let of = initiator.is_none_or(|initiator| entry.call.initiator == initiator);
+            of && entry.is_agreed() && entry.call.valid_until + CLOCK_TOLERANCE <= now
+        });
+        let first = ended.min_by_key(|(_, entry)| entry.call.valid_until).map(|(id, _)| *id);
+        first.is_some_and(|id| self.entries.remove(&id).is_some())
     }
 
     /// The bidder has decided; `None` refuses. Returns the bid that stands: the first one, if it was asked twice.
@@ -191,6 +209,10 @@ impl Participant {
 }
 
 impl Entry {
+    fn is_agreed(&self) -> bool {
+        matches!(self.phase, Phase::Agreed(..))
+    }
+
     fn until(&self) -> WallTime {
         match &self.phase {
             // By our own clock, if it was for us to say.
