@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// Whether to find peers of the local network by multicast DNS
     #[arg(long, value_enum, default_value = "on")]
     pub(crate) mdns: Switch,
+    /// Whether to announce and look for content in the DHT of IPFS too, where Kubo does; reached through any IPFS node
+    /// named by --peer
+    #[arg(long, value_enum, default_value = "off")]
+    pub(crate) ipfs_dht: Switch,
     /// Print JSON, one object per line: answers to commands in order, and events
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::StoreConfig;
+use crate::{StoreConfig, ipfs_dht::IpfsDhtConfig};
 
 /// All settings of [`Blocks`](crate::handle::Blocks).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,6 +17,9 @@ pub struct BlocksConfig {
     pub fetch: FetchConfig,
     /// Shared workspaces.
     pub workspace: WorkspaceConfig,
+    /// The DHT of IPFS beside the agents' own: roots are announced there too, and content is looked for there. Default
+    /// none.
+    pub ipfs_dht: Option<IpfsDhtConfig>,
 }
 
 /// How blocks are asked for.

@@ -12,7 +12,10 @@ use diai_core::{Instant, PeerId, RecordKey, World};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
-use crate::{BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, unixfs::ReadError};
+use crate::{
+    BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, ipfs_dht::IpfsDht,
+    unixfs::ReadError,
+};
 
 /// The key under which providers of `cid` are announced and looked up: the same for every CID with this hash. `None`
 /// for digests over 200 bytes, which nobody uses.
@@ -150,12 +153,19 @@ pub struct Fetcher {
     pub(crate) store: BlockStore,
     pub(crate) bitswap: Bitswap,
     pub(crate) config: FetchConfig,
+    pub(crate) ipfs_dht: Option<IpfsDht>,
 }
 
 impl Fetcher {
     /// Fetches into `store`, by `bitswap`, with providers from the DHT of `world`.
     pub fn new(world: World, store: BlockStore, bitswap: Bitswap, config: FetchConfig) -> Self {
-        Self { world, store, bitswap, config }
+        Self { world, store, bitswap, config, ipfs_dht: None }
+    }
+
+    /// Asks the DHT of IPFS too.
+    #[must_use]
+    pub fn with_ipfs_dht(self, dht: Option<IpfsDht>) -> Self {
+        Self { ipfs_dht: dht, ..self }
     }
 
     /// The block `cid`, from here or from whoever has it; it is stored, not flushed.

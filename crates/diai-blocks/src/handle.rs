@@ -16,6 +16,7 @@ use crate::{
     bitswap::{Bitswap, BitswapStatus},
     config::BlocksConfig,
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
+    ipfs_dht::IpfsDht,
     sealed::{self, OpenError, SealError, Source},
     unixfs::{self, ExportError, ExportOptions, ImportError, ImportOptions, ReadError},
     workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
@@ -174,7 +175,8 @@ impl Blocks {
         };
         let (store, pins) = offload(&*world.offload, open).await.map_err(|_| StartError::Closed)??;
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
-        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch);
+        let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
+        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),
@@ -185,7 +187,7 @@ impl Blocks {
         };
         let workspaces = Workspaces::start(parts).await?;
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
-        let announcer = Announcer::start(world.clone(), roots);
+        let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
         Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, pins, announcer, workspaces })))
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{BoxFuture, Instant, PeerId, ProviderStream};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, stream};
 
 use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key};
 use crate::{
@@ -392,13 +392,16 @@ impl<'a> Walk<'a> {
             if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
                 session.holders(likely.into_iter().collect()).await;
             }
-            let mut keys: Vec<_> = provider_key(&self.root).into_iter().collect();
             let missing =
                 self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
-            keys.extend(missing.and_then(provider_key).filter(|key| !keys.contains(key)));
+            let mut cids = vec![self.root];
+            cids.extend(missing.filter(|cid| cid.hash() != self.root.hash()));
+            let keys: Vec<_> = cids.iter().filter_map(provider_key).collect();
             let dht = self.fetcher.world.dht.clone();
-            let lookups = futures::stream::iter(keys).map(move |key| dht.providers(key)).flatten();
-            self.lookup = Some(lookups.boxed());
+            let lookups = stream::iter(keys).map(move |key| dht.providers(key)).flatten();
+            let others = self.fetcher.ipfs_dht.iter().flat_map(|dht| cids.iter().map(|cid| dht.providers(*cid.hash())));
+            let others = stream::iter(others.collect::<Vec<_>>()).flatten().map(Ok);
+            self.lookup = Some(stream::select(lookups, others).boxed());
         }
         Ok(())
     }

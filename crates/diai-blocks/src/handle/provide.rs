@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::fetch::provider_key;
+use crate::{fetch::provider_key, ipfs_dht::IpfsDht};
 
 /// Announcements under way at a time.
 const PARALLEL: usize = 16;
@@ -46,6 +46,7 @@ pub(super) struct Announcer {
 
 struct Shared {
     world: World,
+    ipfs_dht: Option<IpfsDht>,
     roots: Mutex<Roots>,
     wake: Notify,
     events: broadcast::Sender<ProvideEvent>,
@@ -58,9 +59,13 @@ struct Roots {
 }
 
 impl Announcer {
-    pub(super) fn start(world: World, roots: BTreeSet<Cid>) -> Self {
+    pub(super) fn start(world: World, ipfs_dht: Option<IpfsDht>, roots: BTreeSet<Cid>) -> Self {
+        for root in &roots {
+            ipfs_dht.iter().for_each(|dht| dht.provide(*root.hash()));
+        }
         let roots = Mutex::new(Roots { todo: roots.clone(), wanted: roots });
-        let shared = Arc::new(Shared { world, roots, wake: Notify::new(), events: broadcast::channel(EVENT_QUEUE).0 });
+        let shared =
+            Arc::new(Shared { world, ipfs_dht, roots, wake: Notify::new(), events: broadcast::channel(EVENT_QUEUE).0 });
         let mut tasks = JoinSet::new();
         tasks.spawn(run(shared.clone()));
         Self { shared, tasks: Mutex::new(tasks) }
@@ -71,6 +76,7 @@ impl Announcer {
         if roots.wanted.insert(cid) {
             roots.todo.insert(cid);
             self.shared.wake.notify_one();
+            self.shared.ipfs_dht.iter().for_each(|dht| dht.provide(*cid.hash()));
         }
     }
 
@@ -79,6 +85,7 @@ impl Announcer {
         roots.wanted.remove(&cid);
         roots.todo.remove(&cid);
         drop(roots);
+        self.shared.ipfs_dht.iter().for_each(|dht| dht.stop_providing(cid.hash()));
         if let Some(key) = provider_key(&cid) {
             self.shared.world.dht.stop_providing(&key);
         }
@@ -98,6 +105,9 @@ impl Announcer {
     pub(super) async fn stop(&self) {
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+        if let Some(dht) = &self.shared.ipfs_dht {
+            dht.stop().await;
+        }
     }
 }
 
