@@ -34,6 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     negotiation(&mut seeds);
     blocks(&mut seeds)?;
     workspace(&mut seeds)?;
+    let tasks = diai_tasks::fuzzing::seeds().into_iter();
+    seeds.extend(tasks.map(|(target, name, bytes)| (target, name, bytes.to_vec())));
+    seeds.push(("net_hello", "two-addresses", diai_net::fuzzing::hello_seed(MALLORY.certificate())));
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     for (target, name, bytes) in seeds {
         fs::create_dir_all(root.join(target))?;

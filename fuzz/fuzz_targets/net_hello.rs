@@ -1,0 +1,6 @@
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| diai_net::fuzzing::hello(Bytes::copy_from_slice(data)));
