@@ -17,7 +17,7 @@
 //! |---|---|
 //! | bytes of a block | [`MAX_BLOCK_BYTES`] |
 //! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
-//! | links of a dag-pb node | [`dag_pb::MAX_LINKS`] |
+//! | links of a block, of dag-pb, dag-cbor or dag-json | [`ipld::MAX_LINKS`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
 //! | bytes of a store | [`StoreConfig::quota_bytes`] |
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
@@ -42,8 +42,8 @@
 //! ```
 //!
 //! # Reading order
-//! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`unixfs`],
-//! [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
+//! [`unixfs`], [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -59,11 +59,12 @@ pub mod config;
 pub mod dag_pb;
 pub mod fetch;
 pub mod handle;
+pub mod ipld;
 pub mod sealed;
 pub mod unixfs;
 pub mod workspace;
 
-pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
+pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard};
 pub use cid::Cid;
 pub use config::BlocksConfig;
