@@ -43,7 +43,7 @@
 //!
 //! # Reading order
 //! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
-//! [`unixfs`], [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -55,6 +55,7 @@ mod source;
 mod store;
 
 pub mod bitswap;
+pub mod car;
 pub mod config;
 pub mod dag_pb;
 pub mod fetch;
