@@ -71,7 +71,10 @@ pub use cid::Cid;
 pub use config::BlocksConfig;
 pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
 pub use fetch::{FetchError, FetchOptions};
-pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
+pub use handle::{
+    AddCarError, AddError, AddOptions, Added, Blocks, BlocksStatus, CarAdded, ContentError, ExportCarError,
+    ProvideEvent, StartError,
+};
 pub use pins::{Collected, Pin, Pins};
 pub use source::{BlockSource, SourceError};
 pub use store::{MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
