@@ -263,10 +263,8 @@ fn blocks(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
 
 fn ipld(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
     let leaf = Block::new(RAW, "leaf")?;
-    let json = format!(
-        r#" {{"a":[{{"/":"{0}"}},-1.5e3,"\u002f",true,null],"b":{{"/":{{"bytes":"AQI"}}}},"/":1}} "#,
-        leaf.cid
-    );
+    let json =
+        format!(r#" {{"a":[{{"/":"{0}"}},-1.5e3,"\u002f",true,null],"b":{{"/":{{"bytes":"AQI"}}}},"/":1}} "#, leaf.cid);
     let json = Block::new(DAG_JSON, json)?;
     let link = |cid: &Cid| [&[0xd8, 42, 0x58, 1 + cid.encoded_len() as u8, 0][..], &cid.to_bytes()].concat();
     let fields = [
