@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use diai_core::{
-    AgentId, BoxFuture, CallError, CallOptions, Calls, Entropy, Instant, RegisterError, Registration, ReplyStream,
-    Request, Service, WallTime, World,
+    AgentId, BoxFuture, CallError, CallOptions, Calls, Entropy, Instant, Offload, RegisterError, Registration,
+    ReplyStream, Request, Service, WallTime, World,
     memory::{AgentSpec, Sim},
 };
 use diai_identity::{Domain, Identity};
@@ -43,6 +43,15 @@ impl Entropy for Counting {
             word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             *byte = (word ^ (word >> 27)).to_le_bytes()[5];
         }
+    }
+}
+
+/// Does work where it is handed over: no thread for each input.
+pub struct Inline;
+
+impl Offload for Inline {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
     }
 }
 

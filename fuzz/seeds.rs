@@ -5,8 +5,9 @@ use std::{error::Error, fs, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use diai_blocks::{
-    Block, Cid, RAW,
+    Block, BlockStore, Cid, DAG_CBOR, DAG_JSON, MemoryStore, RAW,
     bitswap::{self, Message, Payload, Prefix, Presence, Version, Want, WantKind},
+    car,
     dag_pb::{Link, Node},
     unixfs::{Kind, UnixFs},
 };
@@ -15,7 +16,7 @@ use diai_core::{
     memory::{AgentSpec, MemoryDisk, Sim},
 };
 use diai_discovery::{AgentRecord, Attributes, Decimal};
-use diai_fuzz::{ALICE, Counting, MALLORY, NOW, alices_world, message, signed};
+use diai_fuzz::{ALICE, Counting, Inline, MALLORY, NOW, alices_world, message, signed};
 use diai_identity::{Domain, key_file::KeyFile};
 use diai_messaging::{
     Config, Messaging, NoLocate, codec,
@@ -33,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     messaging(&mut seeds);
     negotiation(&mut seeds);
     blocks(&mut seeds)?;
+    ipld(&mut seeds)?;
     workspace(&mut seeds)?;
     let tasks = diai_tasks::fuzzing::seeds().into_iter();
     seeds.extend(tasks.map(|(target, name, bytes)| (target, name, bytes.to_vec())));
@@ -260,6 +262,39 @@ fn blocks(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
         [&varint_field(1, NOW.as_unix_ms())[..], &message(&[(2, &entry(b"a/b.txt", 5)), (2, &entry(b"c", 0))])];
     seeds.push(("sealed_manifest", "two", manifest.concat()));
     Ok(())
+}
+
+fn ipld(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
+    let leaf = Block::new(RAW, "leaf")?;
+    let json =
+        format!(r#" {{"a":[{{"/":"{0}"}},-1.5e3,"\u002f",true,null],"b":{{"/":{{"bytes":"AQI"}}}},"/":1}} "#, leaf.cid);
+    let json = Block::new(DAG_JSON, json)?;
+    let link = |cid: &Cid| [&[0xd8, 42, 0x58, 1 + cid.encoded_len() as u8, 0][..], &cid.to_bytes()].concat();
+    let fields = [
+        &b"\xa3\x61a"[..],
+        &link(&leaf.cid),
+        b"\x61b\x84\x20\xf5\xfb\x40\x0a\0\0\0\0\0\0\x42\x01\x02",
+        b"\x61c",
+        &link(&json.cid),
+    ];
+    let cbor = Block::new(DAG_CBOR, fields.concat())?;
+    seeds.push(("blocks_dag_json", "node", json.data.to_vec()));
+    seeds.push(("blocks_dag_cbor", "node", cbor.data.to_vec()));
+
+    let store = BlockStore::new(Arc::new(MemoryStore::new(1 << 20)), Arc::new(Inline));
+    let (disk, root) = (Arc::new(MemoryDisk::new()), cbor.cid);
+    futures::executor::block_on(async {
+        store.put_many(vec![leaf, json, cbor]).await?;
+        for (version, name) in [(car::Version::V1, "v1"), (car::Version::V2, "v2")] {
+            let options = car::ExportOptions { version, ..car::ExportOptions::default() };
+            car::export_path(&store, &[root], disk.clone(), name, store.offload(), &options).await?;
+            let file = disk.open(name, OpenMode::Read)?;
+            let mut bytes = vec![0; usize::try_from(file.len()?)?];
+            file.read_exact_at(0, &mut bytes)?;
+            seeds.push(("blocks_car_import", name, bytes));
+        }
+        Ok(())
+    })
 }
 
 fn workspace(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {

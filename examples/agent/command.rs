@@ -12,13 +12,15 @@ send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
 add PATH [--for AGENT]...                 add a file or folder; encrypted if it is for somebody
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
+export CID FILE.car [--within SECONDS]    write all blocks of a DAG that can be had to a new CAR file
+import FILE.car                           add the blocks of a CAR file, and pin its roots
 run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
     [--output-limit-mib N]                run a program on the best agent, or here
 status                                    what this agent has and does
 help                                      this list
 quit                                      end gracefully (so does the end of input)";
 
-/// How long `get` looks, if it is not told.
+/// How long `get` and `export` look, if they are not told.
 const GET_WITHIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq)]
@@ -30,6 +32,8 @@ pub(crate) enum Command {
     Call { to: AgentId, service: String, body: Body },
     Add { path: PathBuf, readers: Vec<AgentId> },
     Get { cid: Cid, out: PathBuf, within: Duration },
+    Export { cid: Cid, out: PathBuf, within: Duration },
+    Import { path: PathBuf },
     Run(Run),
     Status,
     Help,
@@ -77,7 +81,18 @@ impl Command {
                 Ok(Self::Call { to: agent(to)?, service: service.to_owned(), body })
             }
             "add" => Self::add(words(rest)?),
-            "get" => Self::get(words(rest)?),
+            "get" => {
+                let (cid, out, within) = from_to(name, &words(rest)?)?;
+                Ok(Self::Get { cid, out, within })
+            }
+            "export" => {
+                let (cid, out, within) = from_to(name, &words(rest)?)?;
+                Ok(Self::Export { cid, out, within })
+            }
+            "import" => match &words(rest)?[..] {
+                [path] => Ok(Self::Import { path: path.into() }),
+                _ => Err("import needs one CAR file".into()),
+            },
             "run" => Self::run(words(rest)?),
             _ => Err(format!("{name:?} is no command; help lists them")),
         }
@@ -98,16 +113,6 @@ impl Command {
             }
         }
         Ok(Self::Add { path: path.ok_or("add needs a path")?, readers })
-    }
-
-    fn get(words: Vec<String>) -> Result<Self, String> {
-        let (cid, out, within) = match &words[..] {
-            [cid, out] => (cid, out, GET_WITHIN),
-            [cid, out, option, within] if option == "--within" => (cid, out, seconds(option, Some(within.clone()))?),
-            _ => return Err("get needs a CID and where to write it, and may have --within SECONDS".into()),
-        };
-        let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
-        Ok(Self::Get { cid, out: out.into(), within })
     }
 
     fn run(words: Vec<String>) -> Result<Self, String> {
@@ -136,6 +141,17 @@ fn split(text: &str) -> (&str, &str) {
 
 fn words(text: &str) -> Result<Vec<String>, String> {
     shlex::split(text).ok_or_else(|| "a quote is not closed".to_owned())
+}
+
+/// What `get` and `export` take.
+fn from_to(name: &str, words: &[String]) -> Result<(Cid, PathBuf, Duration), String> {
+    let (cid, out, within) = match words {
+        [cid, out] => (cid, out, GET_WITHIN),
+        [cid, out, option, within] if option == "--within" => (cid, out, seconds(option, Some(within.clone()))?),
+        _ => return Err(format!("{name} needs a CID and where to write it, and may have --within SECONDS")),
+    };
+    let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
+    Ok((cid, out.into(), within))
 }
 
 fn agent(text: &str) -> Result<AgentId, String> {

@@ -8,6 +8,7 @@
 //! own; logs go to standard error.
 
 mod args;
+mod car;
 mod command;
 mod input;
 mod output;

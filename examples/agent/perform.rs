@@ -11,6 +11,7 @@ use diai::{
 use serde_json::{Value, json};
 
 use crate::{
+    car,
     command::{Body, Command, HELP, Run},
     output::Failure,
 };
@@ -52,6 +53,8 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
         Command::Add { path, readers } => add(agent, &path, readers).await,
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
+        Command::Export { cid, out, within } => car::export(agent, cid, &out, within).await,
+        Command::Import { path } => car::import(agent, &path).await,
         Command::Run(command) => run(agent, command).await,
         Command::Status => status(agent).await,
         Command::Help => Ok(json!({ "help": HELP.lines().collect::<Vec<_>>() })),
@@ -128,17 +131,17 @@ async fn read(agent: &Agent, path: &Path) -> Result<Bytes, Failure> {
     bytes.map(Bytes::from).map_err(|error| failure(&error))
 }
 
-fn file_failure(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+pub(crate) fn file_failure(path: &Path, error: &dyn std::fmt::Display) -> Failure {
     Failure::new("file", format!("{}: {error}", path.display()))
 }
 
 /// The folder that something lies in, as a disk, and its name there. Links on the way are followed.
-fn source(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
+pub(crate) fn source(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     place(&path.canonicalize().map_err(|error| file_failure(path, &error))?)
 }
 
 /// The same for something to be written; the folder is made if it is not there.
-fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
+pub(crate) fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     let failure = |error: &dyn std::fmt::Display| file_failure(path, error);
     let full = std::path::absolute(path).map_err(|error| failure(&error))?;
     let name = full.file_name().and_then(|name| name.to_str()).ok_or_else(|| failure(&"this is no name of a file"))?;

@@ -155,6 +155,38 @@ fn content_that_nobody_has_is_not_found_and_the_error_says_who_was_asked() {
 }
 
 #[test]
+fn content_travels_in_car_files_and_a_damaged_one_says_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut alice = Process::start(&folder.path().join("alice"), &[]);
+    let mut bob = Process::start(&folder.path().join("bob"), &[]);
+    let text = "a ring of gold, seven millimetres\n".repeat(100_000);
+    let added = alice.does(&format!("add {}", write(folder.path(), "idea.txt", &text)));
+    let cid = added["cid"].as_str().unwrap();
+    let car = out(folder.path(), "idea.car");
+
+    // They do not know each other: only the file goes over.
+    let exported = alice.does(&format!("export {cid} {car}"));
+    assert_eq!((&exported["path"], &exported["missing"]), (&Value::from(car.as_str()), &Value::from(0)), "{exported}");
+    assert_eq!(exported["blocks"], 5, "four chunks and the node above them: {exported}");
+    let imported = bob.does(&format!("import {car}"));
+    assert_eq!(texts(&imported["roots"]), [cid], "{imported}");
+    assert_eq!((&imported["blocks"], &imported["bytes"]), (&exported["blocks"], &exported["bytes"]), "{imported}");
+    let path = out(folder.path(), "idea-again.txt");
+    bob.does(&format!("get {cid} {path}"));
+    assert_eq!(fs::read_to_string(path).unwrap(), text);
+
+    let again = alice.ask(&format!("export {cid} {car}"));
+    assert_eq!(code(&again), "file", "what exists is not replaced: {again}");
+    let nothing = out(folder.path(), "nothing.car");
+    assert_eq!(code(&alice.ask(&format!("export {NOBODY_HAS} {nothing} --within 1"))), "not_found");
+    assert!(!Path::new(&nothing).exists());
+    let bytes = fs::read(&car).unwrap();
+    let cut = write(folder.path(), "cut.car", &bytes[..bytes.len() - 1]);
+    assert_eq!(code(&bob.ask(&format!("import {cut}"))), "invalid_car");
+    assert_eq!(code(&bob.ask(&format!("import {nothing}"))), "file");
+}
+
+#[test]
 fn a_program_runs_at_the_one_who_offers_the_capability_or_here() {
     let folder = tempfile::tempdir().unwrap();
     let (mut alice, bob) = pair(folder.path());

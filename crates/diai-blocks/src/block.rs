@@ -15,6 +15,8 @@ pub const RAW: u64 = 0x55;
 pub const DAG_PB: u64 = 0x70;
 /// The codec of CBOR nodes with links.
 pub const DAG_CBOR: u64 = 0x71;
+/// The codec of JSON nodes with links.
+pub const DAG_JSON: u64 = 0x0129;
 
 pub(crate) const IDENTITY: u64 = 0x00;
 pub(crate) const SHA2_256: u64 = 0x12;

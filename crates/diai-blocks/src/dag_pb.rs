@@ -19,7 +19,7 @@ pub const MAX_LINKS: usize = 64 << 10;
 /// A name longer than this is refused.
 pub const MAX_NAME_BYTES: usize = 4096;
 /// A longer CID is refused: room for a 128-byte digest, as in Bitswap.
-const MAX_CID_BYTES: usize = 168;
+pub(crate) const MAX_CID_BYTES: usize = 168;
 
 /// A node: its links in their order, and its data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -151,7 +151,8 @@ impl Link {
     }
 }
 
-fn exact_cid(bytes: &[u8]) -> Option<Cid> {
+/// The CID that `bytes` are, exactly.
+pub(crate) fn exact_cid(bytes: &[u8]) -> Option<Cid> {
     let mut rest = bytes;
     let cid = (bytes.len() <= MAX_CID_BYTES).then(|| Cid::read_bytes(&mut rest).ok())??;
     rest.is_empty().then_some(cid)

@@ -181,7 +181,7 @@ impl Fetcher {
     }
 
     /// All blocks of the DAG under `root` that are not here yet. All are stored and durable when it returns. Links are
-    /// followed out of dag-pb nodes; blocks of other codecs are leaves.
+    /// followed out of dag-pb, dag-cbor and dag-json; blocks of other codecs are leaves.
     ///
     /// Memory: about [`FetchConfig::max_open_bytes`], whatever the size of the DAG.
     ///

@@ -1,5 +1,6 @@
 //! [`Blocks`]: everything of this crate behind one handle.
 
+mod car;
 mod provide;
 
 use std::{fmt, sync::Arc};
@@ -22,6 +23,7 @@ use crate::{
     workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
 };
 
+pub use car::{AddCarError, CarAdded, ExportCarError};
 pub use provide::ProvideEvent;
 
 /// Why blocks could not be started.

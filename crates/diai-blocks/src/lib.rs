@@ -17,7 +17,7 @@
 //! |---|---|
 //! | bytes of a block | [`MAX_BLOCK_BYTES`] |
 //! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
-//! | links of a dag-pb node | [`dag_pb::MAX_LINKS`] |
+//! | links of a block, of dag-pb, dag-cbor or dag-json | [`ipld::MAX_LINKS`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
 //! | bytes of a store | [`StoreConfig::quota_bytes`] |
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
@@ -42,8 +42,8 @@
 //! ```
 //!
 //! # Reading order
-//! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`unixfs`],
-//! [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
+//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -55,22 +55,27 @@ mod source;
 mod store;
 
 pub mod bitswap;
+pub mod car;
 pub mod config;
 pub mod dag_pb;
 pub mod fetch;
 pub mod handle;
 pub mod ipfs_dht;
+pub mod ipld;
 pub mod sealed;
 pub mod unixfs;
 pub mod workspace;
 
-pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
+pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard};
 pub use cid::Cid;
 pub use config::BlocksConfig;
 pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
 pub use fetch::{FetchError, FetchOptions};
-pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
+pub use handle::{
+    AddCarError, AddError, AddOptions, Added, Blocks, BlocksStatus, CarAdded, ContentError, ExportCarError,
+    ProvideEvent, StartError,
+};
 pub use ipfs_dht::{IpfsDht, IpfsDhtConfig};
 pub use pins::{Collected, Pin, Pins};
 pub use source::{BlockSource, SourceError};

@@ -65,8 +65,10 @@ fn grant_info(agent: diai_core::AgentId, content: &cid::Cid) -> Vec<u8> {
 
 /// Whether `cid` has the form of sealed content: a folder of one `content` and its grants. Reads one block.
 pub async fn is_sealed(source: &dyn crate::BlockSource, cid: crate::Cid) -> Result<bool, crate::unixfs::ReadError> {
-    if crate::unixfs::stat(source, cid).await?.kind != crate::unixfs::Kind::Folder {
-        return Ok(false);
+    match crate::unixfs::stat(source, cid).await {
+        Ok(stat) if stat.kind == crate::unixfs::Kind::Folder => {}
+        Ok(_) | Err(crate::unixfs::ReadError::Codec { .. }) => return Ok(false),
+        Err(error) => return Err(error),
     }
     // One more than there can be: a folder with other entries beside these is none.
     let entries = match crate::unixfs::entries(source, cid, MAX_GRANTS + 2).await {

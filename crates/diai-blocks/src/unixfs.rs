@@ -14,7 +14,7 @@ mod data;
 mod error;
 mod export;
 mod folder;
-mod frontier;
+pub(crate) mod frontier;
 mod hamt;
 mod import;
 mod list;

@@ -9,9 +9,9 @@ use futures::{FutureExt, StreamExt, stream};
 
 use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key};
 use crate::{
-    Block, DAG_PB, Guard,
+    Block, Guard,
     bitswap::{Delivery, Session},
-    identity_content,
+    identity_content, ipld,
     store::{Key, Multihash},
     unixfs,
 };
@@ -46,8 +46,8 @@ pub(super) struct Walk<'a> {
     session: Option<Session>,
     /// To visit, the next one last.
     frontier: Vec<Cid>,
-    /// Nodes with links that were visited.
-    seen: BTreeSet<Key>,
+    /// Nodes with links that were visited, by codec and hash.
+    seen: BTreeSet<(u64, Key)>,
     wanted: BTreeMap<Multihash, Vec<Cid>>,
     wanted_nodes: usize,
     /// Wanted, and nobody who was asked has it.
@@ -201,12 +201,12 @@ impl<'a> Walk<'a> {
         while self.wanted.len() < window
             && let Some(&cid) = self.frontier.last()
         {
-            let node = cid.codec() == DAG_PB && self.scope == Scope::Dag;
+            let node = self.is_node(&cid);
             if node && self.frontier.len() > LONG_FRONTIER && self.wanted_nodes >= NODES_WHEN_LONG {
                 break;
             }
             self.frontier.pop();
-            if node && !self.seen.insert(Key::from(cid.hash())) {
+            if node && !self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
                 continue;
             }
             if self.seen.len() > self.fetcher.config.max_nodes {
@@ -237,8 +237,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether links are followed out of `cid`.
+    fn is_node(&self, cid: &Cid) -> bool {
+        self.scope == Scope::Dag && ipld::has_links(cid.codec())
+    }
+
     fn note_wanted(&mut self, cid: Cid, wants: &mut Vec<Cid>) {
-        self.wanted_nodes += usize::from(cid.codec() == DAG_PB && self.scope == Scope::Dag);
+        self.wanted_nodes += usize::from(self.is_node(&cid));
         self.wanted.insert(*cid.hash(), vec![cid]);
         wants.push(cid);
     }
@@ -324,7 +329,7 @@ impl<'a> Walk<'a> {
         self.held.insert(*block.cid.hash(), data.clone());
         self.group.push(block);
         for cid in cids {
-            self.wanted_nodes -= usize::from(cid.codec() == DAG_PB && self.scope == Scope::Dag);
+            self.wanted_nodes -= usize::from(self.is_node(&cid));
             self.visit(cid, &data)?;
         }
         Ok(())

@@ -3,7 +3,7 @@ use std::io;
 use cid::Cid;
 
 use super::DataError;
-use crate::{BlockError, FlushError, PutError, SourceError, dag_pb};
+use crate::{BlockError, FlushError, PutError, SourceError, dag_pb, ipld::LinksError};
 
 /// Why a DAG cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +19,14 @@ pub enum ReadError {
         cid: Cid,
         /// What is wrong.
         reason: dag_pb::DecodeError,
+    },
+    /// A block of another codec with links is malformed.
+    #[error("block {cid} is malformed: {reason}")]
+    Links {
+        /// Which block.
+        cid: Cid,
+        /// What is wrong.
+        reason: LinksError,
     },
     /// A node holds no valid UnixFS data.
     #[error("block {cid} is malformed: {reason}")]

@@ -5,12 +5,16 @@ use cid::Cid;
 use futures::{Stream, stream};
 
 use super::{PREFETCH, ReadError, frontier::Frontier};
-use crate::{BlockSource, DAG_PB, RAW, dag_pb::Node, store::Key};
+use crate::{
+    BlockSource,
+    ipld::{self, LinksError},
+    store::Key,
+};
 
 /// How to walk a DAG.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalkOptions {
-    /// Fetch raw leaves too; otherwise they are only named. Default no.
+    /// Fetch leaves, the blocks of codecs without links, too; otherwise they are only named. Default no.
     pub leaves: bool,
     /// A DAG of more blocks is refused. The walk holds about 70 bytes for each block seen. Default 16 Mi.
     pub max_blocks: usize,
@@ -34,13 +38,12 @@ pub struct Visited {
     pub data: Option<Bytes>,
 }
 
-/// The CIDs that `data`, the block `cid`, links to. Codecs other than dag-pb have none here.
+/// The CIDs that `data`, the block `cid`, links to: [`ipld::links`].
 pub fn links(cid: Cid, data: &[u8]) -> Result<Vec<Cid>, ReadError> {
-    if cid.codec() != DAG_PB {
-        return Ok(Vec::new());
-    }
-    let node = Node::decode(data).map_err(|reason| ReadError::Node { cid, reason })?;
-    Ok(node.links.into_iter().map(|link| link.cid).collect())
+    ipld::links(&cid, data).map_err(|reason| match reason {
+        LinksError::Pb(reason) => ReadError::Node { cid, reason },
+        reason => ReadError::Links { cid, reason },
+    })
 }
 
 /// Every block of the DAG under `root`, each once, parents before children. A block that cannot be had, or read, is an
@@ -85,7 +88,8 @@ impl<'a> Walk<'a> {
             if !self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
                 continue;
             }
-            if cid.codec() == RAW && !self.options.leaves { self.leaves.push(cid) } else { inner.push((cid, ())) }
+            let leaf = !ipld::has_links(cid.codec());
+            if leaf && !self.options.leaves { self.leaves.push(cid) } else { inner.push((cid, ())) }
         }
         self.frontier.push_front(inner.into_iter());
     }
