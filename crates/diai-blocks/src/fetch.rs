@@ -12,7 +12,9 @@ use diai_core::{Instant, PeerId, RecordKey, World};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
-use crate::{BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, unixfs::ReadError};
+use crate::{
+    BlockStore, FlushError, GetError, PinProgress, PutError, bitswap::Bitswap, config::FetchConfig, unixfs::ReadError,
+};
 
 /// The key under which providers of `cid` are announced and looked up: the same for every CID with this hash. `None`
 /// for digests over 200 bytes, which nobody uses.
@@ -143,6 +145,12 @@ pub struct FetchProgress {
     pub open_blocks: u64,
 }
 
+impl From<FetchProgress> for PinProgress {
+    fn from(FetchProgress { blocks, bytes, open_blocks, .. }: FetchProgress) -> Self {
+        Self { fetched_blocks: blocks, fetched_bytes: bytes, open_blocks, ..Self::default() }
+    }
+}
+
 /// Fetches blocks and DAGs into a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
@@ -162,7 +170,7 @@ impl Fetcher {
     ///
     /// Cancel-safety: dropping the future ends the want.
     pub async fn block(&self, cid: Cid, options: &FetchOptions) -> Result<Bytes, FetchError> {
-        if let Some(data) = self.store.get(&cid).await? {
+        if let Some(data) = self.store.get_whole(&cid).await? {
             return Ok(data);
         }
         Walk::new(self, cid, Scope::Block, options).run().await?;

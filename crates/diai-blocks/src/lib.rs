@@ -51,6 +51,7 @@ mod block;
 mod block_store;
 mod error;
 mod pins;
+mod progress;
 mod source;
 mod store;
 
@@ -64,13 +65,23 @@ pub mod unixfs;
 pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
-pub use block_store::{BlockStore, Guard};
+pub use block_store::{BlockStore, Guard, StoreEvent};
 pub use cid::Cid;
 pub use config::BlocksConfig;
-pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
+pub use error::{
+    BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError, RepairError,
+    VerifyError,
+};
 pub use fetch::{FetchError, FetchOptions};
-pub use handle::{AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, ProvideEvent, StartError};
-pub use pins::{Collected, Pin, Pins};
+pub use handle::{
+    AddError, AddOptions, Added, Blocks, BlocksStatus, ContentError, PinContentError, PinOptions, ProvideEvent,
+    StartError,
+};
+pub use pins::{
+    Collected, GcProgress, MissingBlock, Pin, PinKind, PinProgress, PinState, Pins, RepairProgress, Repaired, Verified,
+    VerifyProgress,
+};
+pub use progress::ProgressFn;
 pub use source::{BlockSource, SourceError};
-pub use store::{MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
+pub use store::{Checked, DamageFn, MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
 pub use workspace::{Workspace, WorkspaceEvent};

@@ -21,7 +21,7 @@ pub(crate) use key::Key;
 pub use memory::MemoryStore;
 pub use segment::SegmentStore;
 
-use crate::{Block, FlushError, GetError, PutError, RAW, RemoveError};
+use crate::{Block, FlushError, GetError, PutError, RAW, RemoveError, block};
 
 /// The hash by which blocks are kept: CIDs of one content under different codecs share one block.
 pub type Multihash = multihash::Multihash<64>;
@@ -73,9 +73,13 @@ pub trait Store: Send + Sync + 'static {
     fn size(&self, cid: &Cid) -> Option<u32>;
 
     /// Hashes the block `hash` again, whatever the configuration says of reads, and sets it aside if it is damaged.
-    /// Returns whether it is here and whole.
-    fn check(&self, hash: &Multihash) -> Result<bool, GetError> {
-        Ok(self.has(&Cid::new_v1(RAW, *hash)))
+    fn check(&self, hash: &Multihash) -> Result<Checked, GetError> {
+        let cid = Cid::new_v1(RAW, *hash);
+        match self.get(&cid)? {
+            None => Ok(Checked::Absent),
+            Some(data) if block::verify(&cid, &data).is_ok() => Ok(Checked::Whole),
+            Some(_) => Ok(Checked::Damaged),
+        }
     }
 
     /// Up to `limit` blocks after `after` that were found damaged and set aside, in an order that never changes. They
@@ -89,6 +93,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Figures.
     fn stats(&self) -> StoreStats;
+}
+
+/// What a look at a block found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// It is what was stored.
+    Whole,
+    /// It is not, and was set aside.
+    Damaged,
+    /// It is not here.
+    Absent,
 }
 
 /// Told of a block that is damaged; must not block.

@@ -69,7 +69,7 @@ impl Index {
     /// Points to `place`, and no more to where the block was.
     pub(super) fn insert(&mut self, key: Key, place: Place) {
         if !self.segments.contains_key(&place.segment) {
-            drop(self.remove(&key));
+            self.remove(&key);
             return;
         }
         self.heal(&key);

@@ -14,7 +14,7 @@ use diai_core::{Disk, DiskFile, DiskLock, OpenMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
-    DamageFn, Multihash, Store, StoreConfig, StoreStats, StoredBlock,
+    Checked, DamageFn, Multihash, Store, StoreConfig, StoreStats, StoredBlock,
     compact::Compaction,
     index::{Index, Place},
     index_log::{IndexLog, LogEntry, entry_bytes},
@@ -409,10 +409,10 @@ impl Store for SegmentStore {
         self.index.read().blocks.get(&Key::from(cid.hash())).map(|place| place.data_len)
     }
 
-    fn check(&self, hash: &Multihash) -> Result<bool, GetError> {
+    fn check(&self, hash: &Multihash) -> Result<Checked, GetError> {
         match self.read(&Cid::new_v1(RAW, *hash), true) {
-            Ok(found) => Ok(found.is_some()),
-            Err(GetError::Damaged { .. }) => Ok(false),
+            Ok(found) => Ok(found.map_or(Checked::Absent, |_| Checked::Whole)),
+            Err(GetError::Damaged { .. }) => Ok(Checked::Damaged),
             Err(error) => Err(error),
         }
     }

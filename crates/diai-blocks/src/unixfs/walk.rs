@@ -65,13 +65,19 @@ pub(crate) struct Walk<'a> {
     seen: BTreeSet<(u64, Key)>,
     root: Cid,
     over_limit: bool,
+    /// Leaves that are only named are handed out once for each link, and not remembered.
+    forgets_leaves: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(source: &'a dyn BlockSource, options: WalkOptions) -> Self {
         let frontier = Frontier::new(source, options.prefetch);
         let (leaves, seen) = (Vec::new(), BTreeSet::new());
-        Self { options, frontier, leaves, seen, root: Cid::default(), over_limit: false }
+        Self { options, frontier, leaves, seen, root: Cid::default(), over_limit: false, forgets_leaves: false }
+    }
+
+    pub(crate) fn forgetting_leaves(self) -> Self {
+        Self { forgets_leaves: true, ..self }
     }
 
     pub(crate) fn add(&mut self, root: Cid) {
@@ -82,6 +88,10 @@ impl<'a> Walk<'a> {
     fn push(&mut self, cids: Vec<Cid>) {
         let mut inner = Vec::new();
         for cid in cids {
+            if self.forgets_leaves && cid.codec() == RAW && !self.options.leaves {
+                self.leaves.push(cid);
+                continue;
+            }
             if !self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
                 continue;
             }
