@@ -157,7 +157,8 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// 64 GiB in segments of 256 MiB, reads verified. Memory: about 80 bytes a block, and 4 MiB while writing.
+    /// 64 GiB in segments of 256 MiB, reads verified. Memory: about 80 bytes a block, 4 MiB while writing, and up to
+    /// 64 MiB while opening.
     fn default() -> Self {
         Self { quota_bytes: 64 << 30, segment_bytes: 256 << 20, verify_reads: true }
     }

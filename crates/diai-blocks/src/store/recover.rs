@@ -1,6 +1,7 @@
 //! Opening: the log is replayed, what was written after it is scanned, and a torn end is cut off.
 
 use std::{
+    collections::BTreeMap,
     io::{self, ErrorKind},
     sync::Arc,
 };
@@ -13,13 +14,15 @@ use super::{
     key::Key,
     record::{Kind, SEGMENT_MAGIC, Scanner, record_bytes},
     segment::{create_segment, log_path, segment_path},
-    table::Table,
+    table::{Table, prefix},
 };
 use crate::OpenStoreError;
 
 const FIRST: u64 = SEGMENT_MAGIC.len() as u64;
 /// Of an entry of the log.
 const LEAST_ENTRY_BYTES: u64 = 54;
+/// Of entries that are applied together: 64 bytes each.
+const MAX_WAITING: usize = 1 << 20;
 
 pub(super) struct Recovered {
     pub(super) index: Index,
@@ -45,6 +48,7 @@ pub(super) fn recover(disk: &dyn Disk, folder: &str) -> Result<Recovered, OpenSt
     let mut damaged = 0;
     // Everything before this place is in the log.
     let mut covered = (0, FIRST);
+    let mut waiting = Waiting::default();
     let mut log = IndexLog::replay(disk, &log_path(folder), |replayed| match replayed {
         Replayed::Checkpoint { segment, offset } => covered = (segment, u64::from(offset)),
         Replayed::Entry(entry) => {
@@ -52,14 +56,12 @@ pub(super) fn recover(disk: &dyn Disk, folder: &str) -> Result<Recovered, OpenSt
             covered = (entry.segment, after);
             // The segment is gone when it was compacted: the entry of the copy follows.
             let Some(segment) = index.segments.get(&entry.segment) else { return };
-            if after > segment.bytes {
-                damaged += 1;
-                index.set_aside(entry.key, None);
-            } else {
-                apply(&mut index, entry);
-            }
+            let held = after <= segment.bytes;
+            damaged += u64::from(!held);
+            waiting.add(&mut index, entry, held);
         }
     })?;
+    waiting.apply(&mut index);
     let torn = damaged > 0;
     let mut found = Vec::new();
     let end = scan(&mut index, covered, last, &mut damaged, &mut found)?;
@@ -79,6 +81,32 @@ pub(super) fn recover(disk: &dyn Disk, folder: &str) -> Result<Recovered, OpenSt
         log = rewrite(disk, folder, &index, (last, end as u32))?;
     }
     Ok(Recovered { index, log, segment: last, file, end, damaged })
+}
+
+/// Entries of the log that are to be applied, by the first byte of what the index goes by: one part of the index after
+/// the other fits the caches of the processor, the whole does not.
+#[derive(Default)]
+struct Waiting {
+    /// With whether the segment holds what the entry says.
+    parts: BTreeMap<u8, Vec<(LogEntry, bool)>>,
+    entries: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, index: &mut Index, entry: LogEntry, held: bool) {
+        self.parts.entry((prefix(&entry.key) >> 24) as u8).or_default().push((entry, held));
+        self.entries += 1;
+        if self.entries >= MAX_WAITING {
+            self.apply(index);
+        }
+    }
+
+    fn apply(&mut self, index: &mut Index) {
+        for (entry, held) in self.parts.values_mut().flat_map(|part| part.drain(..)) {
+            if held { apply(index, entry) } else { index.set_aside(entry.key, None) }
+        }
+        self.entries = 0;
+    }
 }
 
 /// A log of all that is live, which is all before `place`.

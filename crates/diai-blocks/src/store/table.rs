@@ -153,7 +153,7 @@ fn search(entries: &[Entry], key: &Key, guess: usize) -> Result<usize, usize> {
 }
 
 /// What the order and the buckets go by first: evenly spread.
-fn prefix(key: &Key) -> u32 {
+pub(super) fn prefix(key: &Key) -> u32 {
     let bytes: [u8; 4] = match key {
         Key::Sha256(digest) => [digest[0], digest[1], digest[2], digest[3]],
         // The beginning tells the hash function, the end is digest.
