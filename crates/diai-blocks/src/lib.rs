@@ -5,7 +5,10 @@
 //!   other IPFS implementations give them.
 //! - **Nothing flushed is lost.** `put` returns when blocks are readable, `flush` when they are durable; a process
 //!   killed at any moment reopens with everything that was flushed.
-//! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is reported and set aside.
+//! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is set aside, told of, and fetched again
+//!   from a peer that has it.
+//! - **Nothing kept is collected.** What is pinned, being pinned, imported or fetched stays; a collection runs beside
+//!   readers and writers.
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
 //! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
 //!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
@@ -19,7 +22,9 @@
 //! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
 //! | links of a dag-pb node | [`dag_pb::MAX_LINKS`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
-//! | bytes of a store | [`StoreConfig::quota_bytes`] |
+//! | bytes of a store on disk, dead ones and the index log included | [`StoreConfig::quota_bytes`] |
+//! | bytes of a pin's name | 256 |
+//! | CIDs in a report of a check or repair | 10,000 of each sort |
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |

@@ -162,7 +162,8 @@ impl Blocks {
     }
 
     /// Fetches what pins lack and what is damaged from peers, and drops what nobody has. As
-    /// [`Pins::repair`](crate::Pins::repair); a deadline in `fetch` is for all of it.
+    /// [`Pins::repair`](crate::Pins::repair). A deadline in `fetch` is for all of it: what did not come by then counts as
+    /// what nobody has.
     pub async fn repair(
         &self,
         fetch: FetchOptions,

@@ -384,7 +384,13 @@ impl Store for SegmentStore {
     }
 
     fn begin_generation(&self) -> u32 {
-        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+        // One that never ends only keeps more than it must.
+        let next = |now: u32| now.saturating_add(1);
+        next(
+            self.generation
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| Some(next(now)))
+                .unwrap_or_else(|now| now),
+        )
     }
 
     fn collect(&self, hashes: &[Multihash], before: u32) -> Result<(u64, u64), RemoveError> {
