@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use diai::{AgentId, CapabilityPath, Cid, tasks::Limits};
 
+use crate::keep::Keep;
+
 pub(crate) const HELP: &str = "\
 id                                        who this agent is, and where it can be dialled
 peers                                     connected devices
@@ -12,6 +14,12 @@ send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
 add PATH [--for AGENT]...                 add a file or folder; encrypted if it is for somebody
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
+pin CID [NAME]                            fetch what is missing of something, keep it, and say that it is here
+unpin CID                                 keep something no more
+pins                                      what is kept
+gc                                        remove what is not kept
+verify                                    hash every block, and look whether all that is kept is here
+providers CID                             who says to have something
 run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
     [--output-limit-mib N]                run a program on the best agent, or here
 status                                    what this agent has and does
@@ -30,6 +38,7 @@ pub(crate) enum Command {
     Call { to: AgentId, service: String, body: Body },
     Add { path: PathBuf, readers: Vec<AgentId> },
     Get { cid: Cid, out: PathBuf, within: Duration },
+    Keep(Keep),
     Run(Run),
     Status,
     Help,
@@ -78,6 +87,9 @@ impl Command {
             }
             "add" => Self::add(words(rest)?),
             "get" => Self::get(words(rest)?),
+            "pin" | "unpin" | "pins" | "gc" | "verify" | "providers" => {
+                Keep::parse(name, &words(rest)?).map(Self::Keep)
+            }
             "run" => Self::run(words(rest)?),
             _ => Err(format!("{name:?} is no command; help lists them")),
         }

@@ -10,6 +10,7 @@
 mod args;
 mod command;
 mod input;
+mod keep;
 mod output;
 mod perform;
 

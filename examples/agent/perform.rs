@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     command::{Body, Command, HELP, Run},
+    keep,
     output::Failure,
 };
 
@@ -52,6 +53,7 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
         Command::Add { path, readers } => add(agent, &path, readers).await,
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
+        Command::Keep(command) => keep::perform(agent, command).await,
         Command::Run(command) => run(agent, command).await,
         Command::Status => status(agent).await,
         Command::Help => Ok(json!({ "help": HELP.lines().collect::<Vec<_>>() })),
