@@ -12,10 +12,12 @@ mod agents;
 mod bare;
 mod card;
 mod contest;
+mod engines;
 mod fetch;
 mod find;
 mod idle;
 mod round_trip;
+mod store;
 mod task;
 mod throughput;
 
@@ -63,11 +65,12 @@ pub fn main() {
     let card = Scorecard::new(runtime.metrics().num_workers());
     let mut bench = Bench { criterion: Criterion::default().configure_from_args(), runtime, card, test };
     type Row = fn(&mut Bench) -> Result<()>;
-    let rows: [(&str, Row); 6] = [
+    let rows: [(&str, Row); 7] = [
         ("round_trip", round_trip::run),
         ("throughput", throughput::run),
         ("find", find::run),
         ("fetch", fetch::run),
+        ("store", store::run),
         ("task", task::run),
         ("idle", idle::run),
     ];

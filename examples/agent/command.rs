@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use diai::{AgentId, CapabilityPath, Cid, tasks::Limits};
 
+use crate::keep::Keep;
+
 pub(crate) const HELP: &str = "\
 id                                        who this agent is, and where it can be dialled
 peers                                     connected devices
@@ -14,6 +16,12 @@ add PATH [--for AGENT]...                 add a file or folder; encrypted if it 
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
 export CID FILE.car [--within SECONDS]    write all blocks of a DAG that can be had to a new CAR file
 import FILE.car                           add the blocks of a CAR file, and pin its roots
+pin CID [NAME]                            fetch what is missing of something, keep it, and say that it is here
+unpin CID                                 keep something no more
+pins                                      what is kept
+gc                                        remove what is not kept
+verify                                    hash every block, and look whether all that is kept is here
+providers CID                             who says to have something
 run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
     [--output-limit-mib N]                run a program on the best agent, or here
 status                                    what this agent has and does
@@ -34,6 +42,7 @@ pub(crate) enum Command {
     Get { cid: Cid, out: PathBuf, within: Duration },
     Export { cid: Cid, out: PathBuf, within: Duration },
     Import { path: PathBuf },
+    Keep(Keep),
     Run(Run),
     Status,
     Help,
@@ -93,6 +102,9 @@ impl Command {
                 [path] => Ok(Self::Import { path: path.into() }),
                 _ => Err("import needs one CAR file".into()),
             },
+            "pin" | "unpin" | "pins" | "gc" | "verify" | "providers" => {
+                Keep::parse(name, &words(rest)?).map(Self::Keep)
+            }
             "run" => Self::run(words(rest)?),
             _ => Err(format!("{name:?} is no command; help lists them")),
         }

@@ -11,6 +11,7 @@ mod args;
 mod car;
 mod command;
 mod input;
+mod keep;
 mod output;
 mod perform;
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     car,
     command::{Body, Command, HELP, Run},
+    keep,
     output::Failure,
 };
 
@@ -55,6 +56,7 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
         Command::Export { cid, out, within } => car::export(agent, cid, &out, within).await,
         Command::Import { path } => car::import(agent, &path).await,
+        Command::Keep(command) => keep::perform(agent, command).await,
         Command::Run(command) => run(agent, command).await,
         Command::Status => status(agent).await,
         Command::Help => Ok(json!({ "help": HELP.lines().collect::<Vec<_>>() })),

@@ -3,11 +3,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{BoxFuture, Offload, offload};
+use futures::{Stream, stream};
 use parking_lot::Mutex;
+use tokio::sync::broadcast;
 
 use crate::{
-    Block, BlockError, BlockSource, FlushError, GetError, MAX_BLOCK_BYTES, PutError, RemoveError, SourceError, Store,
-    StoreStats, identity_content,
+    Block, BlockError, BlockSource, FlushError, GetError, MAX_BLOCK_BYTES, PutError, RAW, RemoveError, SourceError,
+    Store, StoreStats, identity_content,
 };
 
 /// The async door to a [`Store`]: cheap to clone, safe to share.
@@ -20,7 +22,26 @@ pub struct BlockStore {
     offload: Arc<dyn Offload>,
     guards: Arc<Mutex<Guards>>,
     observer: Arc<Mutex<Option<Observer>>>,
+    events: broadcast::Sender<StoreEvent>,
 }
+
+/// What became of a block that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreEvent {
+    /// It is damaged and was set aside: it counts as missing until it is put again. The CID is that of a raw block, since a
+    /// store knows the hash alone.
+    Damaged(Cid),
+    /// A peer had it, and it is here again.
+    Healed(Cid),
+    /// No peer had it in time. [`Blocks::repair`](crate::Blocks::repair) tries again.
+    NotHealed(Cid),
+    /// The subscriber was too slow and missed some.
+    Missed,
+}
+
+/// Events that wait for a slow subscriber.
+const EVENT_QUEUE: usize = 1024;
 
 /// Told what was stored; the put waits for it.
 type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -45,7 +66,28 @@ impl fmt::Debug for BlockStore {
 impl BlockStore {
     /// The door to `store`, whose blocking calls are made on `offload`.
     pub fn new(store: Arc<dyn Store>, offload: Arc<dyn Offload>) -> Self {
-        Self { store, offload, guards: Arc::default(), observer: Arc::default() }
+        let events = broadcast::channel(EVENT_QUEUE).0;
+        let damaged = events.clone();
+        // Nobody may listen.
+        store.on_damage(Arc::new(move |hash| drop(damaged.send(StoreEvent::Damaged(Cid::new_v1(RAW, hash))))));
+        Self { store, offload, guards: Arc::default(), observer: Arc::default(), events }
+    }
+
+    /// What becomes of damaged blocks, from now on.
+    pub fn events(&self) -> impl Stream<Item = StoreEvent> + Send + Unpin + 'static {
+        let events = self.events.subscribe();
+        Box::pin(stream::unfold(events, |mut events| async move {
+            match events.recv().await {
+                Ok(event) => Some((event, events)),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((StoreEvent::Missed, events)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        }))
+    }
+
+    pub(crate) fn tell(&self, event: StoreEvent) {
+        // Nobody may listen.
+        let _ = self.events.send(event);
     }
 
     /// Has `observer` told of all that is put from now on, in place of whoever was told before.
@@ -75,6 +117,14 @@ impl BlockStore {
         offload(&*self.offload, move || store.get(&cid)).await.map_err(|_| GetError::Closed)?
     }
 
+    /// The same, where a damaged block counts as missing, as it does from then on.
+    pub(crate) async fn get_whole(&self, cid: &Cid) -> Result<Option<Bytes>, GetError> {
+        match self.get(cid).await {
+            Err(GetError::Damaged { .. }) => Ok(None),
+            got => got,
+        }
+    }
+
     /// The data of each of `cids`, in one go on one thread: for many small blocks. The caller bounds how many.
     pub async fn get_many(&self, cids: Vec<Cid>) -> Result<Vec<Result<Option<Bytes>, GetError>>, GetError> {
         let store = self.store.clone();
@@ -88,6 +138,12 @@ impl BlockStore {
     /// Whether `cid` is here. Answered from memory.
     pub fn has(&self, cid: &Cid) -> bool {
         identity_content(cid).is_some() || self.store.has(cid)
+    }
+
+    /// Bytes of the data of `cid`; `None` when it is not here. Answered from memory.
+    pub fn size(&self, cid: &Cid) -> Option<u64> {
+        let stored = || self.store.size(cid).map(u64::from);
+        identity_content(cid).map_or_else(stored, |content| Some(content.len() as u64))
     }
 
     /// Whether `cid` is here, and if so keeps it from a collection that runs now: what a fetch asks while it holds a
@@ -182,7 +238,10 @@ impl BlockSource for BlockStore {
         Box::pin(async move {
             match self.get(&cid).await {
                 Ok(Some(data)) => Ok(data),
-                Ok(None) => Err(SourceError::NotFound { cid, asked: "the local store".into() }),
+                // A damaged one counts as missing.
+                Ok(None) | Err(GetError::Damaged { .. }) => {
+                    Err(SourceError::NotFound { cid, asked: "the local store".into() })
+                }
                 Err(error) => Err(SourceError::Failed { cid, reason: error.to_string() }),
             }
         })

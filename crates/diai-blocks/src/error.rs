@@ -203,3 +203,31 @@ pub enum GcError {
     #[error("compaction failed: {0}")]
     Compact(#[from] PutError),
 }
+
+/// Why a check stopped before its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The disk failed.
+    #[error(transparent)]
+    Get(#[from] GetError),
+    /// The pins could not be read.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+}
+
+/// Why a repair stopped before its end. What was got until then is stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "errors name their CIDs, which have 96 bytes each")]
+pub enum RepairError {
+    /// The pins could not be read or written.
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    /// What was got could not be made durable.
+    #[error(transparent)]
+    Flush(#[from] FlushError),
+    /// Notes of damage could not be dropped.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+}

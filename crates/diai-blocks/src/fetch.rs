@@ -13,7 +13,7 @@ pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
 use crate::{
-    BlockStore, FlushError, GetError, PutError, bitswap::Bitswap, config::FetchConfig, ipfs_dht::IpfsDht,
+    BlockStore, FlushError, GetError, PinProgress, PutError, bitswap::Bitswap, config::FetchConfig, ipfs_dht::IpfsDht,
     unixfs::ReadError,
 };
 
@@ -146,6 +146,12 @@ pub struct FetchProgress {
     pub open_blocks: u64,
 }
 
+impl From<FetchProgress> for PinProgress {
+    fn from(FetchProgress { blocks, bytes, open_blocks, .. }: FetchProgress) -> Self {
+        Self { fetched_blocks: blocks, fetched_bytes: bytes, open_blocks, ..Self::default() }
+    }
+}
+
 /// Fetches blocks and DAGs into a store. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
@@ -172,7 +178,7 @@ impl Fetcher {
     ///
     /// Cancel-safety: dropping the future ends the want.
     pub async fn block(&self, cid: Cid, options: &FetchOptions) -> Result<Bytes, FetchError> {
-        if let Some(data) = self.store.get(&cid).await? {
+        if let Some(data) = self.store.get_whole(&cid).await? {
             return Ok(data);
         }
         Walk::new(self, cid, Scope::Block, options).run().await?;

@@ -1,6 +1,8 @@
 //! [`Blocks`]: everything of this crate behind one handle.
 
 mod car;
+mod heal;
+mod keep;
 mod provide;
 
 use std::{fmt, sync::Arc};
@@ -10,10 +12,9 @@ use cid::Cid;
 use diai_core::{AcceptError, Calls, Disk, Instant, RegisterError, World, offload};
 use diai_identity::{Certificate, Identity};
 
-use self::provide::Announcer;
+use self::{heal::Healer, keep::announced, provide::Announcer};
 use crate::{
-    Block, BlockStore, Collected, FlushError, GcError, OpenStoreError, Pin, PinError, Pins, PutError, SegmentStore,
-    StoreStats,
+    Block, BlockStore, FlushError, OpenStoreError, PinError, Pins, PutError, SegmentStore, StoreStats,
     bitswap::{Bitswap, BitswapStatus},
     config::BlocksConfig,
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub use car::{AddCarError, CarAdded, ExportCarError};
+pub use keep::{PinContentError, PinOptions};
 pub use provide::ProvideEvent;
 
 /// Why blocks could not be started.
@@ -150,6 +152,7 @@ struct Inner {
     fetcher: Fetcher,
     pins: Pins,
     announcer: Announcer,
+    healer: Healer,
     workspaces: Workspaces,
 }
 
@@ -190,7 +193,8 @@ impl Blocks {
         let workspaces = Workspaces::start(parts).await?;
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
         let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
-        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, pins, announcer, workspaces })))
+        let healer = Healer::start(fetcher.clone());
+        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, pins, announcer, healer, workspaces })))
     }
 
     /// The store behind it.
@@ -252,8 +256,7 @@ impl Blocks {
     }
 
     async fn keep(&self, cid: Cid, bytes: u64, options: &AddOptions) -> Result<Added, AddError> {
-        let name = if options.silent { format!("silent/{cid}") } else { format!("add/{cid}") };
-        self.0.pins.pin(&name, cid).await?;
+        self.0.pins.pin(&keep::added_name(&cid, options.silent), cid).await?;
         if !options.silent {
             self.0.announcer.announce(cid);
         }
@@ -359,29 +362,6 @@ impl Blocks {
         self.0.fetcher.block(cid, &FetchOptions::until(deadline)).await
     }
 
-    /// Fetches what is missing of the DAG under `cid`, pins and announces it. Durable when it returns.
-    pub async fn pin(&self, cid: Cid, options: &FetchOptions) -> Result<(), PinContentError> {
-        let _guard = self.store().guard_root(cid);
-        self.fetch(cid, options).await?;
-        self.0.pins.pin(&format!("add/{cid}"), cid).await?;
-        self.0.announcer.announce(cid);
-        Ok(())
-    }
-
-    /// Gives up what was pinned or added under `cid`, and stops announcing it. Returns whether it was pinned. Space
-    /// comes back with [`gc`](Self::gc).
-    pub async fn unpin(&self, cid: Cid) -> Result<bool, PinError> {
-        let announced = self.0.pins.unpin(&format!("add/{cid}")).await?.is_some();
-        let silent = self.0.pins.unpin(&format!("silent/{cid}")).await?.is_some();
-        self.0.announcer.withdraw(cid);
-        Ok(announced || silent)
-    }
-
-    /// Every pin, those of workspaces included.
-    pub async fn pins(&self) -> Result<Vec<Pin>, PinError> {
-        self.0.pins.pins().await
-    }
-
     /// Announces this device as a provider of `cid`, in the background, until [`withdraw`](Self::withdraw); not again
     /// after a restart, unless it is pinned.
     pub fn provide(&self, cid: Cid) {
@@ -396,11 +376,6 @@ impl Blocks {
     /// What becomes of announcements, from now on.
     pub fn provide_events(&self) -> impl futures::Stream<Item = ProvideEvent> + Send + Unpin + 'static {
         self.0.announcer.events()
-    }
-
-    /// Removes what no pin keeps. Cancel-safety as [`Pins::gc`].
-    pub async fn gc(&self) -> Result<Collected, GcError> {
-        self.0.pins.gc().await
     }
 
     /// Makes everything put before durable.
@@ -443,29 +418,13 @@ impl Blocks {
     pub async fn shutdown(&self) -> Result<(), FlushError> {
         self.0.workspaces.stop().await;
         self.0.announcer.stop().await;
+        self.0.healer.stop().await;
         self.0.fetcher.bitswap.stop().await;
         self.flush().await
     }
 }
 
-/// Why something was not pinned.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PinContentError {
-    /// Not all of it came.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// It could not be pinned.
-    #[error(transparent)]
-    Pin(#[from] PinError),
-}
-
 /// Room for the nodes above the content.
 fn with_nodes(max_bytes: u64) -> u64 {
     max_bytes.saturating_add(max_bytes / 8).saturating_add(4 << 20)
-}
-
-/// The root of a pin that is announced; workspaces announce their folders themselves.
-fn announced(pin: &Pin) -> Option<Cid> {
-    pin.name.starts_with("add/").then_some(pin.root)
 }

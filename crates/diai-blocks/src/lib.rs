@@ -5,7 +5,10 @@
 //!   other IPFS implementations give them.
 //! - **Nothing flushed is lost.** `put` returns when blocks are readable, `flush` when they are durable; a process
 //!   killed at any moment reopens with everything that was flushed.
-//! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is reported and set aside.
+//! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is set aside, told of, and fetched again
+//!   from a peer that has it.
+//! - **Nothing kept is collected.** What is pinned, being pinned, imported or fetched stays; a collection runs beside
+//!   readers and writers.
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
 //! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
 //!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
@@ -19,7 +22,9 @@
 //! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
 //! | links of a block, of dag-pb, dag-cbor or dag-json | [`ipld::MAX_LINKS`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
-//! | bytes of a store | [`StoreConfig::quota_bytes`] |
+//! | bytes of a store on disk, dead ones and the index log included | [`StoreConfig::quota_bytes`] |
+//! | bytes of a pin's name | 256 |
+//! | CIDs in a report of a check or repair | 10,000 of each sort |
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
@@ -51,6 +56,7 @@ mod block;
 mod block_store;
 mod error;
 mod pins;
+mod progress;
 mod source;
 mod store;
 
@@ -67,17 +73,24 @@ pub mod unixfs;
 pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
-pub use block_store::{BlockStore, Guard};
+pub use block_store::{BlockStore, Guard, StoreEvent};
 pub use cid::Cid;
 pub use config::BlocksConfig;
-pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
+pub use error::{
+    BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError, RepairError,
+    VerifyError,
+};
 pub use fetch::{FetchError, FetchOptions};
 pub use handle::{
     AddCarError, AddError, AddOptions, Added, Blocks, BlocksStatus, CarAdded, ContentError, ExportCarError,
-    ProvideEvent, StartError,
+    PinContentError, PinOptions, ProvideEvent, StartError,
 };
 pub use ipfs_dht::{IpfsDht, IpfsDhtConfig};
-pub use pins::{Collected, Pin, Pins};
+pub use pins::{
+    Collected, GcProgress, MissingBlock, Pin, PinKind, PinProgress, PinState, Pins, RepairProgress, Repaired, Verified,
+    VerifyProgress,
+};
+pub use progress::ProgressFn;
 pub use source::{BlockSource, SourceError};
-pub use store::{MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
+pub use store::{Checked, DamageFn, MemoryStore, Multihash, SegmentStore, Store, StoreConfig, StoreStats, StoredBlock};
 pub use workspace::{Workspace, WorkspaceEvent};

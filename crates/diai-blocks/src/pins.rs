@@ -1,26 +1,39 @@
-use std::{collections::BTreeSet, fmt, sync::Arc};
+//! Named roots, and what keeping them means: collection of all else, checks, repair.
+
+mod gc;
+mod repair;
+mod table;
+mod verify;
+
+use std::{fmt, sync::Arc};
 
 use cid::Cid;
 use diai_core::{Disk, Offload, database, offload};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::Database;
 
 use crate::{
-    BlockStore, GcError, PinError, SourceError, StoredBlock,
-    store::{Key, Multihash},
+    BlockStore, PinError, SourceError,
+    progress::ProgressFn,
     unixfs::{ReadError, WalkOptions, walk::Walk},
 };
 
+pub use gc::{Collected, GcProgress};
+pub use repair::{RepairProgress, Repaired};
+pub use verify::{MissingBlock, Verified, VerifyProgress};
+
 /// A pin's name, in bytes.
-const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 /// What the database may cache.
 const CACHE_BYTES: usize = 1 << 20;
-/// Blocks looked at between two looks at the pins.
-const PAGE_BLOCKS: usize = 1024;
-const PINS: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("pins");
+/// Blocks between two words about progress.
+const PROGRESS_BLOCKS: u64 = 256;
+/// CIDs and names that a report has at most, of each sort.
+const MAX_REPORTED: usize = 10_000;
 
-/// Named roots whose DAGs are kept, and the collection of all else.
+/// Named roots that are kept, and the collection of all else.
 ///
-/// Pins are durable when [`pin`](Self::pin) returns, together with the blocks under them. Cheap to clone.
+/// A pin is durable when [`pin`](Self::pin) returns, together with its blocks. Before that it may be noted as pending
+/// with [`begin`](Self::begin): what there is of it is kept, and it is found again after a crash. Cheap to clone.
 #[derive(Clone)]
 pub struct Pins {
     blocks: BlockStore,
@@ -34,25 +47,53 @@ struct Shared {
     collecting: tokio::sync::Mutex<()>,
 }
 
-/// A named root.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pin {
-    /// Its name, unique.
-    pub name: String,
-    /// What is kept, with everything below it.
-    pub root: Cid,
+/// What a pin keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum PinKind {
+    /// The root and everything below it.
+    #[default]
+    Recursive,
+    /// One block.
+    Direct,
 }
 
-/// What a collection did.
+/// How far a pin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PinState {
+    /// All of it is here, and durable.
+    Complete,
+    /// It was begun and not ended: what there is of it is kept. Pin it again to go on, or unpin it.
+    Pending,
+}
+
+/// A named root.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Pin {
+    /// Its name, unique among those of one state.
+    pub name: String,
+    /// What is kept.
+    pub root: Cid,
+    /// With what is below it, or alone.
+    pub kind: PinKind,
+    /// Whether all of it is here.
+    pub state: PinState,
+}
+
+/// How far pinning is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Collected {
-    /// Blocks removed.
+pub struct PinProgress {
+    /// Blocks that came from peers.
+    pub fetched_blocks: u64,
+    /// Bytes of those.
+    pub fetched_bytes: u64,
+    /// Blocks known to be missing still; more may come to light.
+    pub open_blocks: u64,
+    /// Blocks found to be here by the walk that follows.
     pub blocks: u64,
-    /// Bytes of their data.
+    /// Bytes of those.
     pub bytes: u64,
-    /// Blocks that are kept by pins and guards.
-    pub kept: u64,
 }
 
 impl fmt::Debug for Pins {
@@ -64,10 +105,8 @@ impl fmt::Debug for Pins {
 impl Pins {
     /// Opens the pins kept in the database file at `path`, or makes it. Blocks.
     pub fn open(blocks: BlockStore, disk: &dyn Disk, path: &str) -> Result<Self, PinError> {
-        let database = database::open(disk, path, CACHE_BYTES).map_err(boxed)?;
-        let transaction = database.begin_write().map_err(boxed)?;
-        transaction.open_table(PINS).map_err(boxed)?;
-        transaction.commit().map_err(boxed)?;
+        let database = database::open(disk, path, CACHE_BYTES).map_err(table::boxed)?;
+        table::prepare(&database)?;
         let offload = blocks.offload().clone();
         let shared = Shared { database, collecting: tokio::sync::Mutex::default() };
         Ok(Self { blocks, offload, shared: Arc::new(shared) })
@@ -78,31 +117,53 @@ impl Pins {
     ///
     /// Cancel-safety: dropping the future leaves the pin set or not set.
     pub async fn pin(&self, name: &str, root: Cid) -> Result<(), PinError> {
-        if name.is_empty() || name.len() > MAX_NAME_BYTES {
-            return Err(PinError::Name { limit: MAX_NAME_BYTES });
-        }
+        self.pin_with(name, root, PinKind::Recursive, |_| {}).await
+    }
+
+    /// The same for a pin of any kind, with progress. A pin of this name that was [begun](Self::begin) is pending no more.
+    pub async fn pin_with(
+        &self,
+        name: &str,
+        root: Cid,
+        kind: PinKind,
+        progress: impl Fn(PinProgress) + Send,
+    ) -> Result<(), PinError> {
+        check_name(name)?;
         // A collection that runs now spares what is touched from here on; one that begins sees the guard, or the pin.
         let guard = self.blocks.guard_root(root);
-        self.check_complete(root).await?;
+        match kind {
+            PinKind::Recursive => self.check_complete(root, progress).await?,
+            PinKind::Direct if self.blocks.touch(&root) => {}
+            PinKind::Direct => return Err(PinError::Incomplete { root, missing: root }),
+        }
         self.blocks.flush().await?;
-        let (name, cid) = (name.to_owned(), root.to_bytes());
-        self.run(move |shared| {
-            let transaction = shared.database.begin_write().map_err(boxed)?;
-            transaction.open_table(PINS).map_err(boxed)?.insert(name.as_str(), cid.as_slice()).map_err(boxed)?;
-            transaction.commit().map_err(boxed)?;
-            Ok(())
-        })
-        .await?;
+        let name = name.to_owned();
+        self.run(move |shared| table::complete(&shared.database, &name, root, kind)).await?;
         drop(guard);
         Ok(())
     }
 
-    async fn check_complete(&self, root: Cid) -> Result<(), PinError> {
+    /// Notes durably that `root` is to be pinned under `name`: from now on a collection keeps what there is of it, and
+    /// [`pins`](Self::pins) lists it as pending. A complete pin of the same name is kept until this one is complete.
+    pub async fn begin(&self, name: &str, root: Cid, kind: PinKind) -> Result<(), PinError> {
+        check_name(name)?;
+        let name = name.to_owned();
+        self.run(move |shared| table::begin(&shared.database, &name, root, kind)).await
+    }
+
+    async fn check_complete(&self, root: Cid, progress: impl Fn(PinProgress) + Send) -> Result<(), PinError> {
         let mut walk = Walk::new(&self.blocks, WalkOptions::default());
         walk.add(root);
+        let mut done = PinProgress::default();
         while let Some(visited) = walk.next().await {
             match visited {
-                Ok(visited) if self.blocks.touch(&visited.cid) => {}
+                Ok(visited) if self.blocks.touch(&visited.cid) => {
+                    done.blocks += 1;
+                    done.bytes += self.blocks.size(&visited.cid).unwrap_or_default();
+                    if done.blocks.is_multiple_of(PROGRESS_BLOCKS) {
+                        progress(done);
+                    }
+                }
                 Ok(visited) => return Err(PinError::Incomplete { root, missing: visited.cid }),
                 Err(ReadError::Source(SourceError::NotFound { cid, .. })) => {
                     return Err(PinError::Incomplete { root, missing: cid });
@@ -110,40 +171,32 @@ impl Pins {
                 Err(reason) => return Err(PinError::Unwalkable { root, reason }),
             }
         }
+        progress(done);
         Ok(())
     }
 
-    /// Gives `name` up; returns what it kept, if anything. Space comes back with [`gc`](Self::gc).
+    /// Gives `name` up, be it complete or pending; returns what it kept, if anything. Space comes back with
+    /// [`gc`](Self::gc).
     pub async fn unpin(&self, name: &str) -> Result<Option<Cid>, PinError> {
         let name = name.to_owned();
-        self.run(move |shared| {
-            let transaction = shared.database.begin_write().map_err(boxed)?;
-            let removed = {
-                let mut table = transaction.open_table(PINS).map_err(boxed)?;
-                let removed = table.remove(name.as_str()).map_err(boxed)?;
-                removed.and_then(|cid| Cid::try_from(cid.value()).ok())
-            };
-            transaction.commit().map_err(boxed)?;
-            Ok(removed)
-        })
-        .await
+        let removed = self.run(move |shared| table::remove(&shared.database, |pin| pin.name == name)).await?;
+        Ok(removed.into_iter().min_by_key(|pin| pin.state).map(|pin| pin.root))
     }
 
-    /// What is kept under `name`.
+    /// Gives up every pin that `chosen` picks, in one step; returns them.
+    pub async fn unpin_all(&self, chosen: impl Fn(&Pin) -> bool + Send + 'static) -> Result<Vec<Pin>, PinError> {
+        self.run(move |shared| table::remove(&shared.database, chosen)).await
+    }
+
+    /// What is kept whole under `name`.
     pub async fn get(&self, name: &str) -> Result<Option<Cid>, PinError> {
         let name = name.to_owned();
-        self.run(move |shared| {
-            let transaction = shared.database.begin_read().map_err(boxed)?;
-            let table = transaction.open_table(PINS).map_err(boxed)?;
-            let found = table.get(name.as_str()).map_err(boxed)?;
-            Ok(found.and_then(|cid| Cid::try_from(cid.value()).ok()))
-        })
-        .await
+        self.run(move |shared| table::get(&shared.database, &name)).await
     }
 
-    /// Every pin, sorted by name.
+    /// Every pin, sorted by name, the complete one first.
     pub async fn pins(&self) -> Result<Vec<Pin>, PinError> {
-        self.run(read_pins).await
+        self.run(|shared| table::list(&shared.database)).await
     }
 
     async fn run<T: Send + 'static>(
@@ -153,91 +206,22 @@ impl Pins {
         let shared = self.shared.clone();
         offload(&*self.offload, move || work(&shared)).await.map_err(|_| PinError::Closed)?
     }
+}
 
-    /// Removes every block that no pin keeps and no [`Guard`](crate::Guard) guards, and gives space back to the disk.
-    /// Readers and writers go on meanwhile. Memory: about 130 bytes for each block that is kept.
-    ///
-    /// A pin whose DAG is damaged stops it before anything is removed. One collection runs at a time, others wait.
-    ///
-    /// Cancel-safety: dropping the future stops it; what was removed until then is garbage all the same.
-    pub async fn gc(&self) -> Result<Collected, GcError> {
-        let _one = self.shared.collecting.lock().await;
-        let (before, guarded) = self.blocks.guarded();
-        let kept = self.mark(guarded).await?;
-        let mut collected = Collected::default();
-        let mut after: Option<Multihash> = None;
-        loop {
-            let page = self.blocks.store().list(after.as_ref(), PAGE_BLOCKS);
-            let Some(last) = page.last() else { break };
-            after = Some(last.hash);
-            let (blocks, bytes) = self.collect_page(page, before, &kept).await?;
-            collected.blocks += blocks;
-            collected.bytes += bytes;
-        }
-        self.blocks.flush().await?;
-        while self.compact().await? {}
-        collected.kept = kept.len() as u64;
-        Ok(collected)
+fn check_name(name: &str) -> Result<(), PinError> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES {
+        return Err(PinError::Name { limit: MAX_NAME_BYTES });
     }
+    Ok(())
+}
 
-    /// All that is under pins, and what there is under `guarded`.
-    async fn mark(&self, guarded: Vec<Cid>) -> Result<BTreeSet<Key>, GcError> {
-        let mut kept = BTreeSet::new();
-        let mut walk = Walk::new(&self.blocks, WalkOptions { max_blocks: usize::MAX, ..WalkOptions::default() });
-        // The pins first: what a guarded DAG lacks must not pass for seen in theirs.
-        for Pin { root, .. } in self.pins().await? {
-            walk.add(root);
-            while let Some(visited) = walk.next().await {
-                let visited = visited.map_err(|reason| GcError::Pin { root, reason })?;
-                kept.insert(Key::from(visited.cid.hash()));
-            }
-        }
-        for root in guarded {
-            walk.add(root);
-            while let Some(visited) = walk.next().await {
-                // A fetch that is under way keeps what there is.
-                kept.extend(visited.ok().map(|visited| Key::from(visited.cid.hash())));
-            }
-        }
-        Ok(kept)
-    }
-
-    async fn collect_page(
-        &self,
-        page: Vec<StoredBlock>,
-        before: u32,
-        kept: &BTreeSet<Key>,
-    ) -> Result<(u64, u64), GcError> {
-        let hashes = page.into_iter().map(|block| block.hash);
-        let garbage: Vec<Multihash> = hashes.filter(|hash| !kept.contains(&Key::from(hash))).collect();
-        if garbage.is_empty() {
-            return Ok((0, 0));
-        }
-        let store = self.blocks.store().clone();
-        let collected = offload(&*self.offload, move || store.collect(&garbage, before)).await;
-        Ok(collected.map_err(|_| GcError::Remove(crate::RemoveError::Closed))??)
-    }
-
-    async fn compact(&self) -> Result<bool, GcError> {
-        let store = self.blocks.store().clone();
-        let more = offload(&*self.offload, move || store.compact()).await;
-        Ok(more.map_err(|_| GcError::Compact(crate::PutError::Closed))??)
+fn tell<T>(progress: Option<&ProgressFn<T>>, how_far: T) {
+    if let Some(progress) = progress {
+        progress.tell(how_far);
     }
 }
 
-fn read_pins(shared: &Shared) -> Result<Vec<Pin>, PinError> {
-    let transaction = shared.database.begin_read().map_err(boxed)?;
-    let table = transaction.open_table(PINS).map_err(boxed)?;
-    let mut pins = Vec::new();
-    for entry in table.iter().map_err(boxed)? {
-        let (name, cid) = entry.map_err(boxed)?;
-        if let Ok(root) = Cid::try_from(cid.value()) {
-            pins.push(Pin { name: name.value().to_owned(), root });
-        }
-    }
-    Ok(pins)
-}
-
-fn boxed(error: impl Into<redb::Error>) -> Box<redb::Error> {
-    Box::new(error.into())
+/// Adds to what is reported, up to a cap.
+fn report<T>(list: &mut Vec<T>, truncated: &mut bool, item: T) {
+    if list.len() < MAX_REPORTED { list.push(item) } else { *truncated = true }
 }

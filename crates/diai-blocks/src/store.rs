@@ -1,13 +1,18 @@
 //! Where blocks lie: the trait, one implementation in memory, one on disk.
 
 mod compact;
+mod damage;
 mod index;
 mod index_log;
 mod key;
 mod memory;
 mod record;
 mod recover;
+mod rewrite;
 mod segment;
+mod table;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
@@ -16,7 +21,7 @@ pub(crate) use key::Key;
 pub use memory::MemoryStore;
 pub use segment::SegmentStore;
 
-use crate::{Block, FlushError, GetError, PutError, RemoveError};
+use crate::{Block, FlushError, GetError, PutError, RAW, RemoveError, block};
 
 /// The hash by which blocks are kept: CIDs of one content under different codecs share one block.
 pub type Multihash = multihash::Multihash<64>;
@@ -64,9 +69,45 @@ pub trait Store: Send + Sync + 'static {
     /// not be seen; all others are seen once.
     fn list(&self, after: Option<&Multihash>, limit: usize) -> Vec<StoredBlock>;
 
+    /// Bytes of the data of `cid`; `None` when it is not here.
+    fn size(&self, cid: &Cid) -> Option<u32>;
+
+    /// Hashes the block `hash` again, whatever the configuration says of reads, and sets it aside if it is damaged.
+    fn check(&self, hash: &Multihash) -> Result<Checked, GetError> {
+        let cid = Cid::new_v1(RAW, *hash);
+        match self.get(&cid)? {
+            None => Ok(Checked::Absent),
+            Some(data) if block::verify(&cid, &data).is_ok() => Ok(Checked::Whole),
+            Some(_) => Ok(Checked::Damaged),
+        }
+    }
+
+    /// Up to `limit` blocks after `after` that were found damaged and set aside, in an order that never changes. They
+    /// count as missing; putting one heals it, and [`remove`](Store::remove) forgets it.
+    fn quarantined(&self, _after: Option<&Multihash>, _limit: usize) -> Vec<Multihash> {
+        Vec::new()
+    }
+
+    /// Has `told` told of each block that is set aside, from now on, in place of whoever was told before.
+    fn on_damage(&self, _told: DamageFn) {}
+
     /// Figures.
     fn stats(&self) -> StoreStats;
 }
+
+/// What a look at a block found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checked {
+    /// It is what was stored.
+    Whole,
+    /// It is not, and was set aside.
+    Damaged,
+    /// It is not here.
+    Absent,
+}
+
+/// Told of a block that is damaged; must not block.
+pub type DamageFn = Arc<dyn Fn(Multihash) + Send + Sync>;
 
 /// One block that a store holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +132,11 @@ pub struct StoreStats {
     pub dead_bytes: u64,
     /// The cap on `disk_bytes` that puts keep to.
     pub quota_bytes: u64,
-    /// Blocks found damaged and set aside since the store was opened.
+    /// Segment files.
+    pub segments: u64,
+    /// Blocks that were found damaged and set aside, and have not been put again.
+    pub quarantined: u64,
+    /// Blocks found damaged since the store was opened, while opening it included.
     pub damaged: u64,
     /// Times the disk was synced since the store was opened.
     pub syncs: u64,
@@ -112,7 +157,8 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// 64 GiB in segments of 256 MiB, reads verified. Memory: about 80 bytes a block, and 4 MiB while writing.
+    /// 64 GiB in segments of 256 MiB, reads verified. Memory: about 80 bytes a block, 4 MiB while writing, and up to
+    /// 64 MiB while opening.
     fn default() -> Self {
         Self { quota_bytes: 64 << 30, segment_bytes: 256 << 20, verify_reads: true }
     }

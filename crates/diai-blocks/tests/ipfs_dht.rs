@@ -253,17 +253,17 @@ fn a_lookup_asks_ten_at_a_time_and_keeps_few_in_sight() {
     let local = AgentSpec::example(250).peer;
     let peers: Vec<_> = (0..=249).map(|number| AgentSpec::example(number).peer).collect();
     let mut lookup = Lookup::new(Key::of(b"key"), local, REPLICATION, peers.clone().into_iter().take(1).chain([local]));
-    let first = lookup.next().unwrap();
-    assert_eq!((first, lookup.next()), (peers[0], None));
+    let first = lookup.next_peer().unwrap();
+    assert_eq!((first, lookup.next_peer()), (peers[0], None));
     lookup.answered(&first, peers.iter().copied());
-    let asked: Vec<_> = std::iter::from_fn(|| lookup.next()).collect();
+    let asked: Vec<_> = std::iter::from_fn(|| lookup.next_peer()).collect();
     assert_eq!(asked.len(), 10);
     assert!(!lookup.is_done());
     for peer in &asked {
         lookup.failed(peer);
     }
     let mut rounds = 0;
-    while let Some(peer) = lookup.next() {
+    while let Some(peer) = lookup.next_peer() {
         lookup.answered(&peer, peers.iter().copied());
         rounds += 1;
     }

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use diai_blocks::{
-    Block, BlockStore, Cid, PinError, Pins, RAW, SegmentStore, StoreConfig,
+    Block, BlockStore, Cid, PinError, PinKind, PinState, Pins, ProgressFn, RAW, SegmentStore, StoreConfig,
     unixfs::{self, ImportOptions, Profile},
 };
 use diai_core::{memory::MemoryDisk, os::ThreadPool};
@@ -146,5 +146,87 @@ fn a_damaged_pin_stops_the_collection_before_anything_is_taken() {
         pins.unpin("a").await.unwrap();
         pins.gc().await.unwrap();
         assert_eq!(blocks.stats().blocks, 0);
+    });
+}
+
+#[test]
+fn a_direct_pin_keeps_one_block_alone() {
+    let (blocks, pins) = open(&MemoryDisk::new());
+    block_on(async {
+        let root = add(&blocks, 1).await;
+        pins.pin_with("root", root, PinKind::Direct, |_| {}).await.unwrap();
+        pins.gc().await.unwrap();
+        assert!(blocks.has(&root));
+        assert_eq!(blocks.stats().blocks, 1);
+        let absent = Block::new(RAW, &b"absent"[..]).unwrap().cid;
+        let refused = pins.pin_with("absent", absent, PinKind::Direct, |_| {}).await;
+        assert!(matches!(refused, Err(PinError::Incomplete { missing, .. }) if missing == absent));
+    });
+}
+
+#[test]
+fn a_pin_that_was_begun_is_found_after_a_crash_keeps_what_there_is_and_can_be_ended() {
+    let disk = MemoryDisk::new();
+    let (blocks, pins) = open(&disk);
+    let (root, other) = block_on(async {
+        let (root, other) = (add(&blocks, 1).await, add(&blocks, 2).await);
+        pins.pin("a", other).await.unwrap();
+        let leaf = Block::new(RAW, content(1)[..256].to_vec()).unwrap().cid;
+        blocks.remove(vec![leaf]).await.unwrap();
+        pins.begin("a", root, PinKind::Recursive).await.unwrap();
+        blocks.flush().await.unwrap();
+        (root, other)
+    });
+    let killed = disk.snapshot();
+    drop((blocks, pins));
+    let (blocks, pins) = open(&killed);
+    block_on(async {
+        let listed: Vec<_> = pins.pins().await.unwrap().into_iter().map(|pin| (pin.root, pin.state)).collect();
+        assert_eq!(listed, [(other, PinState::Complete), (root, PinState::Pending)]);
+        assert_eq!(pins.get("a").await.unwrap(), Some(other), "it is kept until the new one is complete");
+        assert_eq!(pins.gc().await.unwrap().blocks, 0);
+        assert!(matches!(pins.pin("a", root).await, Err(PinError::Incomplete { .. })));
+        blocks.put(Block::new(RAW, content(1)[..256].to_vec()).unwrap()).await.unwrap();
+        let told: Arc<Mutex<Vec<_>>> = Arc::default();
+        pins.pin_with("a", root, PinKind::Recursive, |progress| told.lock().unwrap().push(progress)).await.unwrap();
+        let last = *told.lock().unwrap().last().unwrap();
+        assert!(last.blocks > 16 && last.bytes > 4000, "{last:?}");
+        assert_eq!(pins.pins().await.unwrap().len(), 1);
+        pins.gc().await.unwrap();
+        assert!(readable(&blocks, root, 1).await && !blocks.has(&other));
+    });
+}
+
+#[test]
+fn pins_are_given_up_by_what_they_keep() {
+    let (blocks, pins) = open(&MemoryDisk::new());
+    block_on(async {
+        let (root, other) = (add(&blocks, 1).await, add(&blocks, 2).await);
+        pins.pin("a", root).await.unwrap();
+        pins.pin("b", root).await.unwrap();
+        pins.pin("c", other).await.unwrap();
+        pins.begin("d", root, PinKind::Recursive).await.unwrap();
+        let given_up = pins.unpin_all(move |pin| pin.root == root).await.unwrap();
+        assert_eq!(given_up.iter().map(|pin| &pin.name[..]).collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert_eq!(pins.pins().await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_collection_says_how_far_it_is() {
+    let (blocks, pins) = open(&MemoryDisk::new());
+    block_on(async {
+        let root = add(&blocks, 1).await;
+        add(&blocks, 2).await;
+        pins.pin("a", root).await.unwrap();
+        let told: Arc<Mutex<Vec<_>>> = Arc::default();
+        let telling = told.clone();
+        let progress = ProgressFn::new(move |progress| telling.lock().unwrap().push(progress));
+        let before = blocks.stats().blocks;
+        let collected = pins.gc_with(Some(progress)).await.unwrap();
+        let last = *told.lock().unwrap().last().unwrap();
+        assert_eq!((last.swept, last.collected), (before, collected));
+        assert_eq!(collected.kept, blocks.stats().blocks);
+        assert!(last.marked >= collected.kept);
     });
 }

@@ -54,7 +54,7 @@ impl NetworkSource {
     }
 
     async fn fetch(&self, cid: Cid) -> Result<Bytes, FetchError> {
-        if let Some(data) = self.shared.fetcher.store.get(&cid).await? {
+        if let Some(data) = self.shared.fetcher.store.get_whole(&cid).await? {
             return Ok(data);
         }
         let (reply, outcome) = oneshot::channel();

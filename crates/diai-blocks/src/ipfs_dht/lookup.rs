@@ -51,7 +51,7 @@ impl Lookup {
     }
 
     /// The next to be asked: `None` while enough are, or when the closest have all answered.
-    pub fn next(&mut self) -> Option<PeerId> {
+    pub fn next_peer(&mut self) -> Option<PeerId> {
         if self.asked >= PARALLEL {
             return None;
         }

@@ -106,7 +106,7 @@ impl Net {
         let question = DhtMessage::new(kind, key).to_bytes();
         let mut asking = FuturesUnordered::new();
         loop {
-            while let Some(peer) = lookup.next() {
+            while let Some(peer) = lookup.next_peer() {
                 let question = &question;
                 asking.push(async move { (peer, self.ask(peer, question).await) });
             }

@@ -93,7 +93,7 @@ impl SegmentStore {
             let Some(scanned) = compaction.scanner.next()? else { return Ok((found, bytes, true)) };
             bytes += scanned.data.len() + 64;
             let place = self.index.read().blocks.get(&scanned.key).copied();
-            let here = |place: &Place| (place.segment, place.offset) == (compaction.segment, scanned.offset);
+            let here = |place: &Place| place.is_at(compaction.segment, scanned.offset);
             match (scanned.kind, place.filter(here)) {
                 (Kind::Block, Some(place)) if !scanned.whole => self.quarantine(&scanned.key, place),
                 (Kind::Block, None) => {}
@@ -114,11 +114,18 @@ impl SegmentStore {
             let oldest = index.segments.keys().next() == Some(&segment);
             for Found { kind, key, offset, data } in found {
                 let place = index.blocks.get(&key);
+                let damaged = index.damaged.get(&key);
                 match (kind, place) {
-                    (Kind::Block, Some(place)) if (place.segment, place.offset) == (segment, offset) => {
+                    (Kind::Block, Some(place)) if place.is_at(segment, offset) => {
                         group.push(kind, key, &data, place.touched);
                     }
-                    (Kind::Tombstone, None) if !oldest => group.push(kind, key, &[], 0),
+                    (Kind::Damaged, None)
+                        if damaged.is_some_and(|at| at.is_some_and(|at| at.is_at(segment, offset))) =>
+                    {
+                        group.push(kind, key, &[], 0);
+                    }
+                    // Where a block is noted as damaged, that note buries it.
+                    (Kind::Tombstone, None) if !oldest && damaged.is_none() => group.push(kind, key, &[], 0),
                     _ => {}
                 }
             }

@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 
 use diai_core::{Disk, DiskFile, OpenMode};
 
-use super::{key::Key, record::Kind};
+use super::{index::Place, key::Key, record::Kind};
 
 const MAGIC: &[u8; 8] = b"diaiidx1";
 const ENTRY_BYTES: usize = 20;
@@ -22,6 +22,13 @@ pub(super) struct LogEntry {
     pub(super) segment: u32,
     pub(super) offset: u32,
     pub(super) data_len: u32,
+}
+
+impl LogEntry {
+    pub(super) fn of(kind: Kind, key: &Key, place: &Place) -> Self {
+        let Place { segment, offset, data_len, .. } = *place;
+        Self { kind, key: key.clone(), segment, offset, data_len }
+    }
 }
 
 /// Bytes that the entry of `key` takes.
@@ -40,6 +47,15 @@ pub(super) struct IndexLog {
     pub(super) entries: u64,
     /// A write failed: nothing more is appended, the next opening scans.
     broken: bool,
+    /// While a new log is written beside this one: what was appended meanwhile, which belongs into both.
+    since: Option<Vec<LogEntry>>,
+}
+
+/// A log that is being written to take the place of another.
+pub(super) struct NewLog {
+    log: IndexLog,
+    path: String,
+    waiting: Vec<u8>,
 }
 
 impl IndexLog {
@@ -48,7 +64,7 @@ impl IndexLog {
         let file = disk.open(path, OpenMode::ReadWrite)?;
         let length = file.len()?;
         let mut magic = [0; MAGIC.len()];
-        let mut log = Self { file, end: MAGIC.len() as u64, entries: 0, broken: false };
+        let mut log = Self { file, end: MAGIC.len() as u64, entries: 0, broken: false, since: None };
         if log.file.read_at(0, &mut magic)? != magic.len() || magic != *MAGIC {
             log.file.set_len(0)?;
             log.file.write_at(0, MAGIC)?;
@@ -77,6 +93,9 @@ impl IndexLog {
 
     /// Appends `entries`, whose records are durable. Not synced: it is only a shortcut.
     pub(super) fn append(&mut self, entries: &[LogEntry]) {
+        if let Some(since) = &mut self.since {
+            since.extend_from_slice(entries);
+        }
         if self.broken || entries.is_empty() {
             return;
         }
@@ -96,37 +115,56 @@ impl IndexLog {
         }
     }
 
-    /// A new log of `entries`, which are all that is live before the place `segment`, `offset`.
-    pub(super) fn rewrite(
-        disk: &dyn Disk,
-        path: &str,
-        entries: impl Iterator<Item = LogEntry>,
-        (segment, offset): (u32, u32),
-    ) -> io::Result<Self> {
+    /// Remembers from now on what is appended, for a new log that is begun.
+    pub(super) fn remember(&mut self) {
+        self.since = Some(Vec::new());
+    }
+
+    /// What was appended since [`remember`](Self::remember).
+    pub(super) fn remembered(&mut self) -> Vec<LogEntry> {
+        self.since.take().unwrap_or_default()
+    }
+}
+
+impl NewLog {
+    pub(super) fn begin(disk: &dyn Disk, path: &str) -> io::Result<Self> {
         let temporary = format!("{path}.new");
         match disk.remove(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = disk.open(&temporary, OpenMode::CreateNew)?;
-        let mut log = Self { file, end: 0, entries: 0, broken: false };
-        let mut bytes = MAGIC.to_vec();
-        for entry in entries {
-            encode(&mut bytes, &entry);
-            log.entries += 1;
-            if bytes.len() >= CHUNK_BYTES {
-                log.file.write_at(log.end, &bytes)?;
-                log.end += bytes.len() as u64;
-                bytes.clear();
-            }
-        }
-        seal(&mut bytes, CHECKPOINT, None, (segment, offset, 0));
-        log.file.write_at(log.end, &bytes)?;
-        log.end += bytes.len() as u64;
-        log.entries += 1;
-        log.file.sync()?;
-        disk.rename(&temporary, path)?;
-        Ok(log)
+        let log = IndexLog { file, end: 0, entries: 0, broken: false, since: None };
+        Ok(Self { log, path: path.into(), waiting: MAGIC.to_vec() })
+    }
+
+    pub(super) fn push(&mut self, entry: &LogEntry) -> io::Result<()> {
+        encode(&mut self.waiting, entry);
+        self.log.entries += 1;
+        if self.waiting.len() >= CHUNK_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// Says that all that was pushed is all that is live before the place `segment`, `offset`, and makes it durable.
+    pub(super) fn checkpoint(&mut self, (segment, offset): (u32, u32)) -> io::Result<()> {
+        seal(&mut self.waiting, CHECKPOINT, None, (segment, offset, 0));
+        self.log.entries += 1;
+        self.write()?;
+        self.log.file.sync()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.log.file.write_at(self.log.end, &self.waiting)?;
+        self.log.end += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Takes the place of the other log.
+    pub(super) fn install(mut self, disk: &dyn Disk) -> io::Result<IndexLog> {
+        self.write()?;
+        disk.rename(&format!("{}.new", self.path), &self.path)?;
+        disk.sync_folder(self.path.rsplit_once('/').map_or("", |(folder, _)| folder))?;
+        Ok(self.log)
     }
 }
 

@@ -114,6 +114,10 @@ impl Store for MemoryStore {
         blocks.map(|(key, (data, _))| StoredBlock { hash: key.multihash(), bytes: data.len() as u32 }).collect()
     }
 
+    fn size(&self, cid: &Cid) -> Option<u32> {
+        self.held.read().blocks.get(&Key::from(cid.hash())).map(|(data, _)| data.len() as u32)
+    }
+
     fn stats(&self) -> StoreStats {
         let held = self.held.read();
         StoreStats {

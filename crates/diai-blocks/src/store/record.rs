@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Block,
     /// The block of this hash is removed.
     Tombstone,
+    /// The block of this hash was found damaged: it is not here, and is to be fetched again. Buries as a tombstone does.
+    Damaged,
 }
 
 impl Kind {
@@ -26,6 +28,8 @@ impl Kind {
         match self {
             Self::Block => 1,
             Self::Tombstone => 2,
+            // 3 is the index log's.
+            Self::Damaged => 4,
         }
     }
 
@@ -33,6 +37,7 @@ impl Kind {
         match byte {
             1 => Some(Self::Block),
             2 => Some(Self::Tombstone),
+            4 => Some(Self::Damaged),
             _ => None,
         }
     }

@@ -14,20 +14,22 @@ use diai_core::{Disk, DiskFile, DiskLock, OpenMode};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{
-    Multihash, Store, StoreConfig, StoreStats, StoredBlock,
+    Checked, DamageFn, Multihash, Store, StoreConfig, StoreStats, StoredBlock,
     compact::Compaction,
     index::{Index, Place},
     index_log::{IndexLog, LogEntry, entry_bytes},
     key::Key,
-    record::{Encoded, Group, Kind, SEGMENT_MAGIC, data_offset},
+    record::{Encoded, Group, Kind, SEGMENT_MAGIC},
     recover,
 };
-use crate::{Block, FlushError, GetError, OpenStoreError, PutError, RemoveError, block};
+use crate::{Block, FlushError, GetError, OpenStoreError, PutError, RAW, RemoveError};
 
 /// What is written at once at most; a put of more makes several writes.
 const GROUP_BYTES: usize = 4 << 20;
 /// So many records may wait for a flush; then a put flushes by itself.
 const MAX_UNFLUSHED_RECORDS: usize = 64 << 10;
+/// And so many bytes: what the next opening has to read at most after a crash.
+const MAX_UNFLUSHED_BYTES: u64 = 128 << 20;
 
 /// Blocks on disk: append-only segment files of checksummed records, and a log of where they are.
 ///
@@ -50,9 +52,13 @@ pub struct SegmentStore {
     pub(super) compaction: Mutex<Option<Compaction>>,
     generation: AtomicU32,
     failed: AtomicBool,
-    damaged: AtomicU64,
+    pub(super) found_damaged: AtomicU64,
     syncs: AtomicU64,
-    log_bytes: AtomicU64,
+    /// With the entries that wait for a flush.
+    pub(super) log_bytes: AtomicU64,
+    /// Removals whose blocks came back because they could not be written.
+    pub(super) undone: AtomicU64,
+    pub(super) on_damage: Mutex<Option<DamageFn>>,
 }
 
 pub(super) struct Writer {
@@ -60,7 +66,9 @@ pub(super) struct Writer {
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) end: u64,
     /// Bytes appended since the store was opened: what flushes wait for.
-    sequence: u64,
+    pub(super) sequence: u64,
+    /// Of the last sync.
+    synced: u64,
     /// Records that the log does not have, each with the sequence after it.
     pub(super) pending: Vec<(u64, LogEntry)>,
 }
@@ -89,7 +97,7 @@ impl SegmentStore {
             _ => OpenStoreError::Io(error),
         })?;
         let recovered = recover::recover(&*disk, folder)?;
-        Ok(Self {
+        let store = Self {
             disk,
             folder: folder.into(),
             config,
@@ -100,6 +108,7 @@ impl SegmentStore {
                 file: recovered.file,
                 end: recovered.end,
                 sequence: 0,
+                synced: 0,
                 pending: Vec::new(),
             }),
             syncing: Mutex::default(),
@@ -109,16 +118,20 @@ impl SegmentStore {
             compaction: Mutex::new(None),
             generation: AtomicU32::new(0),
             failed: AtomicBool::new(false),
-            damaged: AtomicU64::new(recovered.damaged),
+            found_damaged: AtomicU64::new(recovered.damaged),
             syncs: AtomicU64::new(0),
-        })
+            undone: AtomicU64::new(0),
+            on_damage: Mutex::default(),
+        };
+        store.mark_damaged();
+        Ok(store)
     }
 
-    fn check_failed(&self) -> Result<(), Failed> {
+    pub(super) fn check_failed(&self) -> Result<(), Failed> {
         if self.failed.load(Ordering::Acquire) { Err(Failed::Earlier) } else { Ok(()) }
     }
 
-    fn fail(&self, error: io::Error) -> Failed {
+    pub(super) fn fail(&self, error: io::Error) -> Failed {
         self.failed.store(true, Ordering::Release);
         Failed::Now(error)
     }
@@ -141,6 +154,7 @@ impl SegmentStore {
         for Encoded { kind, key, offset, data_len, touched } in group.records {
             let offset = writer.end as u32 + offset;
             let entry = LogEntry { kind, key: key.clone(), segment: writer.segment, offset, data_len };
+            self.log_bytes.fetch_add(entry_bytes(&key), Ordering::Relaxed);
             writer.pending.push((writer.sequence + length, entry));
             let place = Place { segment: writer.segment, offset, data_len, touched };
             match (kind, index.blocks.get_mut(&key)) {
@@ -151,6 +165,7 @@ impl SegmentStore {
                 }
                 // Whoever writes a tombstone has taken the block out of the index before.
                 (Kind::Tombstone, _) => index.buried(&key, writer.segment),
+                (Kind::Damaged, _) => index.set_aside(key, Some(place)),
             }
         }
         writer.end += length;
@@ -180,11 +195,11 @@ impl SegmentStore {
         let mut log = self.log.lock();
         let entries: Vec<LogEntry> = {
             let mut writer = self.writer.lock();
+            writer.synced = writer.synced.max(sequence);
             let durable = writer.pending.partition_point(|(after, _)| *after <= sequence);
             writer.pending.drain(..durable).map(|(_, entry)| entry).collect()
         };
         log.append(&entries);
-        self.log_bytes.store(log.end, Ordering::Relaxed);
         Ok(sequence)
     }
 
@@ -217,7 +232,8 @@ impl SegmentStore {
         let needed_bytes =
             group.bytes.len() as u64 + group.records.iter().map(|record| entry_bytes(&record.key)).sum::<u64>();
         let stats = self.stats();
-        if stats.disk_bytes + needed_bytes > self.config.quota_bytes {
+        // A segment may have to be begun.
+        if stats.disk_bytes + needed_bytes + SEGMENT_MAGIC.len() as u64 > self.config.quota_bytes {
             return Err(PutError::QuotaExceeded {
                 needed_bytes,
                 quota_bytes: self.config.quota_bytes,
@@ -226,9 +242,9 @@ impl SegmentStore {
             });
         }
         self.append(&mut writer, group, true)?;
-        let unflushed = writer.pending.len();
+        let unflushed = (writer.pending.len(), writer.sequence - writer.synced);
         drop(writer);
-        if unflushed > MAX_UNFLUSHED_RECORDS {
+        if unflushed.0 > MAX_UNFLUSHED_RECORDS || unflushed.1 > MAX_UNFLUSHED_BYTES {
             self.flush_all()?;
         }
         Ok(())
@@ -250,8 +266,9 @@ impl SegmentStore {
         missing
     }
 
-    /// Takes out of the index what `wanted` chooses, and writes tombstones for it.
-    fn remove_keys(&self, keys: Vec<Key>, wanted: impl Fn(&Place) -> bool) -> Result<(u64, u64), Failed> {
+    /// Takes out of the index what `wanted` chooses, and writes tombstones for it. `forget` says whether blocks that were
+    /// set aside are forgotten too.
+    fn remove_keys(&self, keys: Vec<Key>, forget: bool, wanted: impl Fn(&Place) -> bool) -> Result<(u64, u64), Failed> {
         // Puts of the same blocks wait for this lock, so that they come after the tombstones.
         let mut writer = self.writer.lock();
         self.check_failed()?;
@@ -264,6 +281,8 @@ impl SegmentStore {
                     let place = index.remove(&key).expect("found a line before");
                     group.push(Kind::Tombstone, key.clone(), &[], 0);
                     removed.push((key, place));
+                } else if forget && index.heal(&key) {
+                    group.push(Kind::Tombstone, key, &[], 0);
                 }
             }
         }
@@ -271,6 +290,7 @@ impl SegmentStore {
             return Ok((0, 0));
         }
         if let Err(error) = self.append(&mut writer, group, true) {
+            self.undone.fetch_add(1, Ordering::Release);
             let mut index = self.index.write();
             for (key, place) in removed {
                 index.insert(key, place);
@@ -279,44 +299,6 @@ impl SegmentStore {
         }
         Ok((removed.len() as u64, removed.iter().map(|(_, place)| u64::from(place.data_len)).sum()))
     }
-
-    /// Sets a damaged block aside: it counts as missing, and can be put again.
-    pub(super) fn quarantine(&self, key: &Key, found: Place) {
-        let mut index = self.index.write();
-        let same = |place: &Place| (place.segment, place.offset) == (found.segment, found.offset);
-        if index.blocks.get(key).is_some_and(same) {
-            index.remove(key);
-            self.damaged.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(hash = ?key.multihash(), segment = found.segment, "a stored block is damaged and was set aside");
-        }
-    }
-
-    pub(super) fn rewrite_log_due(&self) -> bool {
-        self.log.lock().entries > 2 * self.index.read().blocks.len() as u64 + (64 << 10)
-    }
-
-    /// Writes the log anew with what is live. Writers wait meanwhile: about 0.1 s for a million blocks.
-    pub(super) fn rewrite_log(&self) -> Result<(), Failed> {
-        let mut log = self.log.lock();
-        let mut writer = self.writer.lock();
-        writer.file.sync().map_err(|error| self.fail(error))?;
-        let index = self.index.read();
-        *log = rewrite(&*self.disk, &self.folder, &index, (writer.segment, writer.end as u32))?;
-        self.log_bytes.store(log.end, Ordering::Relaxed);
-        writer.pending.clear();
-        Ok(())
-    }
-}
-
-pub(super) fn rewrite(disk: &dyn Disk, folder: &str, index: &Index, place: (u32, u32)) -> io::Result<IndexLog> {
-    let entries = index.blocks.iter().map(|(key, place)| LogEntry {
-        kind: Kind::Block,
-        key: key.clone(),
-        segment: place.segment,
-        offset: place.offset,
-        data_len: place.data_len,
-    });
-    IndexLog::rewrite(disk, &log_path(folder), entries, place)
 }
 
 pub(super) fn log_path(folder: &str) -> String {
@@ -383,25 +365,7 @@ impl Store for SegmentStore {
     }
 
     fn get(&self, cid: &Cid) -> Result<Option<Bytes>, GetError> {
-        let key = Key::from(cid.hash());
-        let (place, file) = {
-            let index = self.index.read();
-            let Some(place) = index.blocks.get(&key).copied() else { return Ok(None) };
-            (place, index.segments[&place.segment].file.clone())
-        };
-        let mut data = vec![0; place.data_len as usize];
-        if let Err(source) = file.read_exact_at(data_offset(&key, place.offset), &mut data) {
-            if source.kind() != io::ErrorKind::UnexpectedEof {
-                return Err(GetError::Io { cid: *cid, source });
-            }
-            self.quarantine(&key, place);
-            return Err(GetError::Damaged { cid: *cid });
-        }
-        if self.config.verify_reads && block::verify(cid, &data).is_err() {
-            self.quarantine(&key, place);
-            return Err(GetError::Damaged { cid: *cid });
-        }
-        Ok(Some(data.into()))
+        self.read(cid, self.config.verify_reads)
     }
 
     fn has(&self, cid: &Cid) -> bool {
@@ -415,16 +379,22 @@ impl Store for SegmentStore {
     }
 
     fn remove(&self, cids: &[Cid]) -> Result<(), RemoveError> {
-        self.remove_keys(cids.iter().map(|cid| Key::from(cid.hash())).collect(), |_| true)?;
+        self.remove_keys(cids.iter().map(|cid| Key::from(cid.hash())).collect(), true, |_| true)?;
         Ok(())
     }
 
     fn begin_generation(&self) -> u32 {
-        self.generation.fetch_add(1, Ordering::AcqRel) + 1
+        // One that never ends only keeps more than it must.
+        let next = |now: u32| now.saturating_add(1);
+        next(
+            self.generation
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| Some(next(now)))
+                .unwrap_or_else(|now| now),
+        )
     }
 
     fn collect(&self, hashes: &[Multihash], before: u32) -> Result<(u64, u64), RemoveError> {
-        Ok(self.remove_keys(hashes.iter().map(Key::from).collect(), |place| place.touched < before)?)
+        Ok(self.remove_keys(hashes.iter().map(Key::from).collect(), false, |place| place.touched < before)?)
     }
 
     fn flush(&self) -> Result<(), FlushError> {
@@ -436,22 +406,45 @@ impl Store for SegmentStore {
     }
 
     fn list(&self, after: Option<&Multihash>, limit: usize) -> Vec<StoredBlock> {
+        let index = self.index.read();
+        let blocks = index.blocks.after(after.map(Key::from).as_ref()).take(limit);
+        blocks.map(|(key, place)| StoredBlock { hash: key.multihash(), bytes: place.data_len }).collect()
+    }
+
+    fn size(&self, cid: &Cid) -> Option<u32> {
+        self.index.read().blocks.get(&Key::from(cid.hash())).map(|place| place.data_len)
+    }
+
+    fn check(&self, hash: &Multihash) -> Result<Checked, GetError> {
+        match self.read(&Cid::new_v1(RAW, *hash), true) {
+            Ok(found) => Ok(found.map_or(Checked::Absent, |_| Checked::Whole)),
+            Err(GetError::Damaged { .. }) => Ok(Checked::Damaged),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn quarantined(&self, after: Option<&Multihash>, limit: usize) -> Vec<Multihash> {
         let from = after.map_or(Bound::Unbounded, |hash| Bound::Excluded(Key::from(hash)));
         let index = self.index.read();
-        let blocks = index.blocks.range((from, Bound::Unbounded)).take(limit);
-        blocks.map(|(key, place)| StoredBlock { hash: key.multihash(), bytes: place.data_len }).collect()
+        index.damaged.range((from, Bound::Unbounded)).take(limit).map(|(key, _)| key.multihash()).collect()
+    }
+
+    fn on_damage(&self, told: DamageFn) {
+        *self.on_damage.lock() = Some(told);
     }
 
     fn stats(&self) -> StoreStats {
         let index = self.index.read();
-        let live: u64 = index.segments.values().map(|segment| segment.live + SEGMENT_MAGIC.len() as u64).sum();
+        let live = index.live_bytes + (index.segments.len() * SEGMENT_MAGIC.len()) as u64;
         StoreStats {
             blocks: index.blocks.len() as u64,
             data_bytes: index.data_bytes,
             disk_bytes: index.file_bytes + self.log_bytes.load(Ordering::Relaxed),
             dead_bytes: index.file_bytes.saturating_sub(live),
             quota_bytes: self.config.quota_bytes,
-            damaged: self.damaged.load(Ordering::Relaxed),
+            segments: index.segments.len() as u64,
+            quarantined: index.damaged.len() as u64,
+            damaged: self.found_damaged.load(Ordering::Relaxed),
             syncs: self.syncs.load(Ordering::Relaxed),
         }
     }

@@ -68,13 +68,19 @@ pub(crate) struct Walk<'a> {
     seen: BTreeSet<(u64, Key)>,
     root: Cid,
     over_limit: bool,
+    /// Leaves that are only named are handed out once for each link, and not remembered.
+    forgets_leaves: bool,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(source: &'a dyn BlockSource, options: WalkOptions) -> Self {
         let frontier = Frontier::new(source, options.prefetch);
         let (leaves, seen) = (Vec::new(), BTreeSet::new());
-        Self { options, frontier, leaves, seen, root: Cid::default(), over_limit: false }
+        Self { options, frontier, leaves, seen, root: Cid::default(), over_limit: false, forgets_leaves: false }
+    }
+
+    pub(crate) fn forgetting_leaves(self) -> Self {
+        Self { forgets_leaves: true, ..self }
     }
 
     pub(crate) fn add(&mut self, root: Cid) {
@@ -85,11 +91,10 @@ impl<'a> Walk<'a> {
     fn push(&mut self, cids: Vec<Cid>) {
         let mut inner = Vec::new();
         for cid in cids {
-            if !self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
-                continue;
+            let named_only = !self.options.leaves && !ipld::has_links(cid.codec());
+            if named_only && self.forgets_leaves || self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
+                if named_only { self.leaves.push(cid) } else { inner.push((cid, ())) }
             }
-            let leaf = !ipld::has_links(cid.codec());
-            if leaf && !self.options.leaves { self.leaves.push(cid) } else { inner.push((cid, ())) }
         }
         self.frontier.push_front(inner.into_iter());
     }
