@@ -65,7 +65,7 @@ pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard};
-pub use cid::Cid;
+pub use cid::{Cid, Version as CidVersion};
 pub use config::BlocksConfig;
 pub use error::{BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError};
 pub use fetch::{FetchError, FetchOptions};
