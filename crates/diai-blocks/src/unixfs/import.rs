@@ -24,7 +24,7 @@ const GROUP_BYTES: u64 = 1 << 20;
 /// Small files that one worker reads, hashes and stores at a time.
 const GROUP_FILES: usize = 64;
 /// After so many bytes the disk is told to go ahead, so that it works while the next are hashed.
-const FLUSH_BYTES: u64 = 64 << 20;
+const FLUSH_BYTES: u64 = 32 << 20;
 
 /// What was imported. Keep it until its root is pinned: while it lives, its blocks are not collected.
 #[derive(Debug)]
