@@ -10,7 +10,7 @@ use diai_blocks::{
     dag_pb::{Link, Node},
     unixfs::{self, ImportOptions, Kind, Leaves, MAX_CHUNK_BYTES, Profile, UnixFs},
 };
-use diai_core::{Attributes, Disk, FileTime, OpenMode, memory::MemoryDisk, os::ThreadPool};
+use diai_core::{Disk, FileAttributes, FileTime, OpenMode, memory::MemoryDisk, os::ThreadPool};
 use futures::executor::block_on;
 
 const NEW: Profile = Profile::UNIXFS_V1_2025;
@@ -329,8 +329,8 @@ fn shards_of_every_width_are_kubos() {
     }
 }
 
-fn attributes(mode: u32, seconds: i64, nanos: u32) -> Attributes {
-    Attributes { mode: Some(mode), mtime: Some(FileTime { seconds, nanos }) }
+fn attributes(mode: u32, seconds: i64, nanos: u32) -> FileAttributes {
+    FileAttributes { mode: Some(mode), mtime: Some(FileTime { seconds, nanos }) }
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn permissions_and_times_are_kept_as_kubo_keeps_them() {
         let file = block_on(unixfs::resolve(&blocks, root, "sub/b")).unwrap();
         let kept = block_on(unixfs::stat(&blocks, file)).unwrap().attributes;
         let found = attributes(0o644, -28_670_094, 500_000_000);
-        assert_eq!(kept, Attributes { mode: found.mode.filter(|_| mode), mtime: found.mtime.filter(|_| mtime) });
+        assert_eq!(kept, FileAttributes { mode: found.mode.filter(|_| mode), mtime: found.mtime.filter(|_| mtime) });
     }
 }
 
@@ -376,10 +376,10 @@ fn permissions_and_times_are_kept_as_kubo_keeps_them() {
 fn a_sharded_folder_keeps_its_permissions_in_its_root() {
     let disk = MemoryDisk::new();
     disk.create_folder("many").unwrap();
-    disk.set_attributes("many", Attributes { mode: Some(0o755), mtime: None }).unwrap();
+    disk.set_attributes("many", FileAttributes { mode: Some(0o755), mtime: None }).unwrap();
     for number in 0..60 {
         write(&disk, &format!("many/n{number}"), b"x");
-        disk.set_attributes(&format!("many/n{number}"), Attributes { mode: Some(0o644), mtime: None }).unwrap();
+        disk.set_attributes(&format!("many/n{number}"), FileAttributes { mode: Some(0o644), mtime: None }).unwrap();
     }
     for (profile, cid) in [
         (NEW, "bafybeiahtjcc4wrg5erikhso3b3rmciz5r6vefb6i2rufigabdjw2oi3ye"),

@@ -12,7 +12,7 @@ use diai_blocks::{
         build_folder_with, update_folder,
     },
 };
-use diai_core::{Attributes, FileTime, os::ThreadPool};
+use diai_core::{FileAttributes, FileTime, os::ThreadPool};
 use futures::executor::block_on;
 use proptest::prelude::*;
 
@@ -65,7 +65,7 @@ proptest! {
         kept in any::<Option<u16>>(),
     ) {
         let blocks = store();
-        let attributes = Attributes { mode: kept.map(|mode| u32::from(mode) & 0o7777), mtime: None };
+        let attributes = FileAttributes { mode: kept.map(|mode| u32::from(mode) & 0o7777), mtime: None };
         let mut entries = start;
         let folder = build_folder_with(links(&entries), attributes, &profile).unwrap();
         block_on(blocks.put_many(folder.blocks)).unwrap();
@@ -155,7 +155,7 @@ fn what_cannot_be_changed_is_said() {
     let refused = block_on(update(&blocks, file.cid, Vec::new(), &profile));
     assert!(matches!(refused, Err(UpdateError::Read(ReadError::Codec { .. }))));
     let time = FileTime { seconds: -1, nanos: 5 };
-    let kept = Attributes { mode: Some(0o750), mtime: Some(time) };
+    let kept = FileAttributes { mode: Some(0o750), mtime: Some(time) };
     let folder = build_folder_with(Vec::new(), kept, &profile).unwrap();
     block_on(blocks.put_many(folder.blocks)).unwrap();
     let root = block_on(update(&blocks, folder.root, vec![Change::Put(entry("a", 1))], &profile)).unwrap();

@@ -45,7 +45,7 @@ pub struct FileTime {
 
 /// What a file system knows of a file, folder or link beside its name and content; `None` is unknown, or to be left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Attributes {
+pub struct FileAttributes {
     /// Permission bits, the lowest twelve: `0o644`.
     pub mode: Option<u32>,
     /// Time of the last change.
@@ -84,14 +84,14 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Permissions and time of what is at `path`, without following a link. A disk that has none says
     /// [`io::ErrorKind::Unsupported`].
-    fn attributes(&self, path: &str) -> io::Result<Attributes> {
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
         let _ = path;
         Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Sets those of `attributes` that are there on the file or folder at `path`; links have none that can be set. The
     /// same is said by a disk that has none.
-    fn set_attributes(&self, path: &str, attributes: Attributes) -> io::Result<()> {
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
         let _ = (path, attributes);
         Err(io::ErrorKind::Unsupported.into())
     }

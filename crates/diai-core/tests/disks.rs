@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 
-use diai_core::{Attributes, Disk, EntryKind, FileTime, OpenMode, memory::MemoryDisk, os::FsDisk, write_atomically};
+use diai_core::{
+    Disk, EntryKind, FileAttributes, FileTime, OpenMode, memory::MemoryDisk, os::FsDisk, write_atomically,
+};
 
 fn on_every_disk(check: impl Fn(&dyn Disk)) {
     check(&MemoryDisk::new());
@@ -92,12 +94,12 @@ fn attributes_that_were_set_are_found_and_links_have_none_to_set() {
         disk.open("folder/file", OpenMode::CreateNew).expect("opens");
         disk.create_link("link", "folder/file").expect("links");
         let attributes =
-            Attributes { mode: Some(0o640), mtime: Some(FileTime { seconds: -28_670_094, nanos: 500_000_000 }) };
+            FileAttributes { mode: Some(0o640), mtime: Some(FileTime { seconds: -28_670_094, nanos: 500_000_000 }) };
         disk.set_attributes("folder/file", attributes).expect("sets");
         assert_eq!(disk.attributes("folder/file").expect("finds"), attributes);
-        let mode = Attributes { mode: Some(0o700), mtime: None };
+        let mode = FileAttributes { mode: Some(0o700), mtime: None };
         disk.set_attributes("folder/file", mode).expect("sets");
-        assert_eq!(disk.attributes("folder/file").expect("finds"), Attributes { mtime: attributes.mtime, ..mode });
+        assert_eq!(disk.attributes("folder/file").expect("finds"), FileAttributes { mtime: attributes.mtime, ..mode });
         disk.set_attributes("folder", attributes).expect("sets");
         assert_eq!(disk.attributes("folder").expect("finds"), attributes);
         assert_eq!(disk.set_attributes("link", attributes).expect_err("a link").kind(), ErrorKind::InvalidInput);

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use diai_core::{Attributes, FileTime};
+use diai_core::{FileAttributes, FileTime};
 
 use crate::dag_pb::{Content, DecodeError, field, put_bytes, put_varint, varint};
 
@@ -102,14 +102,14 @@ impl UnixFs {
     }
 
     /// The same with the attributes of a file, folder or link.
-    pub fn with(self, attributes: Attributes) -> Self {
+    pub fn with(self, attributes: FileAttributes) -> Self {
         Self { mode: attributes.mode, mtime: attributes.mtime, ..self }
     }
 
     /// Its attributes, without what has no meaning.
-    pub fn attributes(&self) -> Attributes {
+    pub fn attributes(&self) -> FileAttributes {
         let mtime = self.mtime.filter(|mtime| mtime.nanos < 1_000_000_000);
-        Attributes { mode: self.mode.map(|mode| mode & 0o7777), mtime }
+        FileAttributes { mode: self.mode.map(|mode| mode & 0o7777), mtime }
     }
 
     /// The canonical bytes.

@@ -2,7 +2,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{Attributes, Disk, DiskFile, EntryKind, Offload, OpenMode, offload};
+use diai_core::{Disk, DiskFile, EntryKind, FileAttributes, Offload, OpenMode, offload};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
@@ -109,7 +109,7 @@ struct Exporter<'a> {
     root: Cid,
     done: Exported,
     /// What was made, to be given their attributes and synced at the end, when nothing more is written into them.
-    folders: Vec<(String, Attributes)>,
+    folders: Vec<(String, FileAttributes)>,
     waiting: Vec<Waiting>,
 }
 
@@ -152,7 +152,7 @@ impl Exporter<'_> {
         cid: Cid,
         path: String,
         depth: usize,
-        attributes: Attributes,
+        attributes: FileAttributes,
     ) -> Result<(), ExportError> {
         if depth == MAX_DEPTH {
             return Err(ReadError::OverLimit { cid, what: "folders below it", limit: MAX_DEPTH as u64 }.into());
@@ -213,7 +213,7 @@ impl Exporter<'_> {
         self.off(path, write).await
     }
 
-    async fn file(&mut self, cid: Cid, path: String, attributes: Attributes) -> Result<(), ExportError> {
+    async fn file(&mut self, cid: Cid, path: String, attributes: FileAttributes) -> Result<(), ExportError> {
         let overwrite = self.options.overwrite;
         let file = self.off(&path, move |disk, path| create(disk, path, overwrite)).await?;
         let left = self.options.max_bytes.saturating_sub(self.done.bytes);
@@ -248,9 +248,9 @@ impl Exporter<'_> {
     }
 
     /// What is set, if anything is: nothing that would give more rights than a file's user has.
-    fn restored(&self, attributes: Attributes) -> Option<Attributes> {
-        let attributes = Attributes { mode: attributes.mode.map(|mode| mode & 0o777), ..attributes };
-        Some(attributes).filter(|attributes| self.options.attributes && *attributes != Attributes::default())
+    fn restored(&self, attributes: FileAttributes) -> Option<FileAttributes> {
+        let attributes = FileAttributes { mode: attributes.mode.map(|mode| mode & 0o777), ..attributes };
+        Some(attributes).filter(|attributes| self.options.attributes && *attributes != FileAttributes::default())
     }
 
     async fn link(&self, path: String, target: String, depth: usize) -> Result<(), ExportError> {
@@ -321,7 +321,7 @@ fn create(disk: &dyn Disk, path: &str, overwrite: bool) -> Result<Arc<dyn DiskFi
     disk.open(path, OpenMode::CreateNew).map_err(Problem::at(path))
 }
 
-fn restore(disk: &dyn Disk, path: &str, attributes: Option<Attributes>) -> Result<(), Problem> {
+fn restore(disk: &dyn Disk, path: &str, attributes: Option<FileAttributes>) -> Result<(), Problem> {
     attributes.map_or(Ok(()), |attributes| disk.set_attributes(path, attributes).map_err(Problem::at(path)))
 }
 

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 
 use super::{ImportError, Kind, Profile, ShardSize, UnixFs, hamt, leaf::node_block};
 use crate::{
@@ -27,13 +27,13 @@ pub struct Folder {
 ///
 /// Hashes on the calling thread, 1 ms for about 20,000 entries.
 pub fn build_folder(entries: Vec<Link>, profile: &Profile) -> Result<Folder, ImportError> {
-    build_folder_with(entries, Attributes::default(), profile)
+    build_folder_with(entries, FileAttributes::default(), profile)
 }
 
 /// The same with attributes of the folder itself.
 pub fn build_folder_with(
     mut entries: Vec<Link>,
-    attributes: Attributes,
+    attributes: FileAttributes,
     profile: &Profile,
 ) -> Result<Folder, ImportError> {
     profile.check()?;
@@ -67,7 +67,7 @@ pub(super) fn check_entry(link: &Link) -> Result<(), ImportError> {
     }
 }
 
-fn folder_data(attributes: Attributes) -> Bytes {
+fn folder_data(attributes: FileAttributes) -> Bytes {
     UnixFs::new(Kind::Folder).with(attributes).encode()
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Size {
 }
 
 impl Size {
-    pub(super) fn of(attributes: Attributes, profile: &Profile) -> Self {
+    pub(super) fn of(attributes: FileAttributes, profile: &Profile) -> Self {
         let node = Node { links: Vec::new(), data: Some(folder_data(attributes)) };
         let empty = if profile.shard_size == ShardSize::Block { node.encoded_bytes() } else { 0 };
         Self { rule: profile.shard_size, empty }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cid::Version;
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 
 use super::{ImportError, Kind, Profile, UnixFs, data::HASH_MURMUR3, leaf::node_block, tree::Child};
 use crate::{
@@ -37,7 +37,11 @@ impl Shape {
     }
 
     /// The shard of `slots`, which are sorted: each an entry, or a shard, whose link has no name.
-    pub(super) fn node(self, slots: Vec<(usize, Link)>, attributes: Attributes) -> Result<(Child, Block), ImportError> {
+    pub(super) fn node(
+        self,
+        slots: Vec<(usize, Link)>,
+        attributes: FileAttributes,
+    ) -> Result<(Child, Block), ImportError> {
         let width = format!("{:X}", self.fanout - 1).len();
         let mut bits = vec![0u8; self.fanout / 8];
         let mut below = 0u64;
@@ -66,7 +70,7 @@ impl Shape {
 pub(super) fn build(
     shape: Shape,
     entries: Vec<Hashed>,
-    attributes: Attributes,
+    attributes: FileAttributes,
     out: &mut Vec<Block>,
 ) -> Result<Child, ImportError> {
     shard(shape, entries, 0, attributes, out)
@@ -77,7 +81,7 @@ fn shard(
     shape: Shape,
     entries: Vec<Hashed>,
     level: usize,
-    attributes: Attributes,
+    attributes: FileAttributes,
     out: &mut Vec<Block>,
 ) -> Result<Child, ImportError> {
     let mut slots = Vec::new();
@@ -94,7 +98,7 @@ fn shard(
         let link = match <[Hashed; 1]>::try_from(group) {
             Ok([(_, link)]) => link,
             Err(group) => {
-                let child = shard(shape, group, level + 1, Attributes::default(), out)?;
+                let child = shard(shape, group, level + 1, FileAttributes::default(), out)?;
                 Link { cid: child.cid, name: String::new(), tsize: child.tsize }
             }
         };

@@ -2,7 +2,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{Attributes, BoxFuture, Disk, DiskFile, Entry, EntryKind, OpenMode, offload};
+use diai_core::{BoxFuture, Disk, DiskFile, Entry, EntryKind, FileAttributes, OpenMode, offload};
 use futures::{
     AsyncRead, AsyncReadExt, FutureExt, StreamExt, TryStreamExt,
     stream::{self, FuturesOrdered},
@@ -19,10 +19,14 @@ use crate::{
     dag_pb::{Link, Node},
 };
 
-/// What one worker reads, hashes and stores at a time: as many chunks, at least one.
+/// What one worker reads, hashes and stores at a time: chunks of together so many bytes, at least one,
 const GROUP_BYTES: u64 = 1 << 20;
+/// and so many at most.
+const GROUP_CHUNKS: u64 = 1024;
 /// Small files that one worker reads, hashes and stores at a time.
 const GROUP_FILES: usize = 64;
+/// A file up to this length is small: one worker makes all of it, and others make its neighbours meanwhile.
+const SMALL_BYTES: u64 = 4 << 20;
 /// After so many bytes the disk is told to go ahead, so that it works while the next are hashed.
 const FLUSH_BYTES: u64 = 32 << 20;
 
@@ -177,8 +181,8 @@ impl<'a> Importer<'a> {
         let (hidden, symlinks) = (self.options.hidden, self.options.symlinks);
         entries
             .retain(|entry| (hidden || !entry.name.starts_with('.')) && (symlinks || entry.kind != EntryKind::Symlink));
-        let small =
-            |entry: &Entry| entry.kind == EntryKind::File && entry.bytes <= self.options.profile.chunk_bytes as u64;
+        let small_bytes = small_bytes(&self.options.profile);
+        let small = |entry: &Entry| entry.kind == EntryKind::File && entry.bytes <= small_bytes;
         let (small, other): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(small);
         let mut links = self.small_files(disk, path, small).await?;
         for entry in other {
@@ -193,7 +197,7 @@ impl<'a> Importer<'a> {
         self.blocks.put_made(build).await
     }
 
-    /// Files of one chunk, many at a time.
+    /// Many at a time.
     async fn small_files(
         &mut self,
         disk: &Arc<dyn Disk>,
@@ -205,11 +209,12 @@ impl<'a> Importer<'a> {
         let jobs = groups_of(files).into_iter().map(|group| {
             let (disk, path, profile) = (disk.clone(), path.to_owned(), profile.clone());
             blocks.put_made(move || {
-                let one = |entry: Entry| {
-                    let (child, block) = small_file(&*disk, &join(&path, &entry.name), &profile, keep)?;
-                    Ok(((child.bytes, Link { cid: child.cid, name: entry.name, tsize: child.tsize }), block))
-                };
-                group.into_iter().map(one).collect::<Result<(Vec<_>, Vec<Block>), ImportError>>()
+                let (mut made, mut blocks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+                for entry in group {
+                    let child = small_file(&*disk, &join(&path, &entry.name), &profile, keep, &mut blocks)?;
+                    made.push((child.bytes, Link { cid: child.cid, name: entry.name, tsize: child.tsize }));
+                }
+                Ok::<_, ImportError>((made, blocks))
             })
         });
         let mut jobs = stream::iter(jobs).buffered(self.parallel);
@@ -231,7 +236,7 @@ impl<'a> Importer<'a> {
         let (file, bytes, attributes) = self.off(path, open).await?;
         let (blocks, profile) = (self.blocks, self.options.profile.clone());
         let chunk_bytes = profile.chunk_bytes as u64;
-        let of_leaf = if bytes <= chunk_bytes { attributes } else { Attributes::default() };
+        let of_leaf = of_leaf(bytes, &profile, attributes);
         let group = |range: Range<u64>| {
             let (file, path, profile) = (file.clone(), path.to_owned(), profile.clone());
             blocks.put_made(move || {
@@ -241,7 +246,7 @@ impl<'a> Importer<'a> {
                 chunks(range.end - range.start, chunk_bytes).map(leaf).collect::<Result<(Vec<Child>, Vec<Block>), _>>()
             })
         };
-        let groups = chunks(bytes, (GROUP_BYTES / chunk_bytes).max(1) * chunk_bytes);
+        let groups = chunks(bytes, (GROUP_BYTES / chunk_bytes).clamp(1, GROUP_CHUNKS) * chunk_bytes);
         let mut groups = stream::iter(groups.map(group)).buffered(self.parallel);
         let mut tree = Tree::new(&self.options.profile, attributes);
         while let Some(leaves) = groups.try_next().await? {
@@ -251,7 +256,7 @@ impl<'a> Importer<'a> {
     }
 
     async fn reader(&mut self, mut reader: impl AsyncRead + Unpin) -> Result<Child, ImportError> {
-        let mut tree = Tree::new(&self.options.profile, Attributes::default());
+        let mut tree = Tree::new(&self.options.profile, FileAttributes::default());
         let mut making = FuturesOrdered::new();
         let (mut ended, mut first) = (false, true);
         while !ended {
@@ -316,14 +321,14 @@ impl Keep {
         Self { mode: options.mode, mtime: options.mtime }
     }
 
-    fn attributes(self, disk: &dyn Disk, path: &str) -> std::io::Result<Attributes> {
+    fn attributes(self, disk: &dyn Disk, path: &str) -> std::io::Result<FileAttributes> {
         if !self.mode && !self.mtime {
-            return Ok(Attributes::default());
+            return Ok(FileAttributes::default());
         }
         let found = disk.attributes(path)?;
         // Others cannot tell no permissions from none written, and write none.
         let mode = found.mode.filter(|mode| self.mode && *mode != 0);
-        Ok(Attributes { mode, mtime: found.mtime.filter(|_| self.mtime) })
+        Ok(FileAttributes { mode, mtime: found.mtime.filter(|_| self.mtime) })
     }
 }
 
@@ -349,15 +354,36 @@ fn groups_of(files: Vec<Entry>) -> Vec<Vec<Entry>> {
     groups
 }
 
-fn small_file(disk: &dyn Disk, path: &str, profile: &Profile, keep: Keep) -> Result<(Child, Block), ImportError> {
+fn small_bytes(profile: &Profile) -> u64 {
+    SMALL_BYTES.min(profile.chunk_bytes as u64 * GROUP_CHUNKS)
+}
+
+fn small_file(
+    disk: &dyn Disk,
+    path: &str,
+    profile: &Profile,
+    keep: Keep,
+    blocks: &mut Vec<Block>,
+) -> Result<Child, ImportError> {
     let io = |source| ImportError::Io { path: path.to_owned(), source };
     let file = disk.open(path, OpenMode::Read).map_err(io)?;
     let bytes = file.len().map_err(io)?;
-    if bytes > profile.chunk_bytes as u64 {
+    if bytes > small_bytes(profile) {
         return Err(ImportError::Changed { path: path.to_owned() });
     }
     let attributes = keep.attributes(disk, path).map_err(io)?;
-    leaf(&*file, path, 0..bytes, profile, attributes)
+    let (mut tree, of_leaf) = (Tree::new(profile, attributes), of_leaf(bytes, profile, attributes));
+    for range in chunks(bytes, profile.chunk_bytes as u64) {
+        let (child, block) = leaf(&*file, path, range, profile, of_leaf)?;
+        blocks.push(block);
+        tree.push(child, blocks)?;
+    }
+    Ok(tree.finish(blocks)?)
+}
+
+/// The attributes of a file stand in its leaf if that is all of it.
+fn of_leaf(bytes: u64, profile: &Profile, attributes: FileAttributes) -> FileAttributes {
+    if bytes <= profile.chunk_bytes as u64 { attributes } else { FileAttributes::default() }
 }
 
 fn leaf(
@@ -365,7 +391,7 @@ fn leaf(
     path: &str,
     range: Range<u64>,
     profile: &Profile,
-    attributes: Attributes,
+    attributes: FileAttributes,
 ) -> Result<(Child, Block), ImportError> {
     let mut leaf = Leaf::new(profile, (range.end - range.start) as usize, attributes);
     let content = leaf.content();
@@ -382,7 +408,7 @@ fn read_leaf(data: Bytes, profile: &Profile) -> Result<(Child, Block), ImportErr
         let bytes = block.data.len() as u64;
         return Ok((Child { cid: block.cid, bytes, tsize: bytes }, block));
     }
-    let mut leaf = Leaf::new(profile, data.len(), Attributes::default());
+    let mut leaf = Leaf::new(profile, data.len(), FileAttributes::default());
     leaf.content().copy_from_slice(&data);
     Ok(leaf.finish(profile)?)
 }
@@ -395,7 +421,7 @@ async fn read_group(
     first: bool,
 ) -> Result<(Vec<Bytes>, bool), ImportError> {
     let (mut group, mut bytes) = (Vec::new(), 0);
-    while bytes < GROUP_BYTES {
+    while bytes < GROUP_BYTES && (group.len() as u64) < GROUP_CHUNKS {
         let mut data = Vec::with_capacity(if first && group.is_empty() { 0 } else { profile.chunk_bytes });
         let mut limited = (&mut *reader).take(profile.chunk_bytes as u64);
         let read = limited.read_to_end(&mut data).await;

@@ -1,7 +1,7 @@
 //! Chunks and nodes become blocks.
 
 use cid::{Cid, Version};
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 
 use super::{Kind, Leaves, Profile, UnixFs, tree::Child};
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Leaf {
 
 impl Leaf {
     /// For `content` bytes; `attributes` are those of the file if this leaf is all of it.
-    pub(super) fn new(profile: &Profile, content: usize, attributes: Attributes) -> Self {
+    pub(super) fn new(profile: &Profile, content: usize, attributes: FileAttributes) -> Self {
         if profile.leaves == Leaves::Raw {
             return Self { bytes: vec![0; content], start: 0, content };
         }

@@ -125,9 +125,9 @@ pub struct ImportOptions {
     pub mode: bool,
     /// Keep the times of the last change. Needs [`Leaves::DagPb`]. Default no.
     pub mtime: bool,
-    /// Pieces of a file (a chunk, or several small ones that are 1 MiB together), and groups of small files, that are
-    /// read, hashed and stored at a time. Memory is 2 MiB for each that a worker has in hand; of a reader, 1 MiB for each.
-    /// Zero stands for 8. Default 0.
+    /// Pieces of a file (a chunk, or several small ones that are 1 MiB together), files of up to 4 MiB, and groups of
+    /// small ones, that are read, hashed and stored at a time. Memory is 2 MiB for each that a worker has in hand, 8 MiB
+    /// for files of 4 MiB; of a reader, its piece for each. Zero stands for 8. Default 0.
     pub parallel: usize,
     /// Told after each piece, on the importing task.
     pub progress: Option<ProgressFn>,

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::{Kind, MAX_DEPTH, PREFETCH, ReadError, UnixFs, frontier::Frontier};
@@ -19,7 +19,7 @@ pub struct Stat {
     /// Target of a symbolic link.
     pub target: Option<String>,
     /// What its maker kept of its permissions and time.
-    pub attributes: Attributes,
+    pub attributes: FileAttributes,
 }
 
 /// What `cid` is. Reads one block.
@@ -29,7 +29,7 @@ pub async fn stat(source: &dyn BlockSource, cid: Cid) -> Result<Stat, ReadError>
 }
 
 pub(super) fn stat_block(cid: Cid, data: &Bytes) -> Result<Stat, ReadError> {
-    let stat = Stat { kind: Kind::File, bytes: 0, target: None, attributes: Attributes::default() };
+    let stat = Stat { kind: Kind::File, bytes: 0, target: None, attributes: FileAttributes::default() };
     if cid.codec() == RAW {
         return Ok(Stat { bytes: data.len() as u64, ..stat });
     }

@@ -2,7 +2,7 @@
 //! memory.
 
 use cid::{Cid, Version};
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 
 use super::{Kind, Profile, UnixFs, leaf::node_block};
 use crate::{
@@ -24,13 +24,13 @@ pub(super) struct Tree {
     width: usize,
     version: Version,
     /// Of the file: they stand in the root, unless that is a leaf.
-    attributes: Attributes,
+    attributes: FileAttributes,
     /// What waits for a parent, the leaves first.
     levels: Vec<Vec<Child>>,
 }
 
 impl Tree {
-    pub(super) fn new(profile: &Profile, attributes: Attributes) -> Self {
+    pub(super) fn new(profile: &Profile, attributes: FileAttributes) -> Self {
         let (width, version) = (profile.width, profile.cid_version);
         Self { width, version, attributes, levels: vec![Vec::new()] }
     }
@@ -47,7 +47,7 @@ impl Tree {
         // A full run gets its parent only when it is known not to be the root's.
         if self.levels[level].len() == self.width {
             let run = std::mem::take(&mut self.levels[level]);
-            let node = self.parent(&run, Attributes::default(), out)?;
+            let node = self.parent(&run, FileAttributes::default(), out)?;
             self.push_at(level + 1, node, out)?;
         }
         self.levels[level].push(child);
@@ -63,7 +63,7 @@ impl Tree {
                 ([root], true) => return Ok(*root),
                 (run, true) => return self.parent(run, self.attributes, out),
                 (run, false) => {
-                    let node = self.parent(run, Attributes::default(), out)?;
+                    let node = self.parent(run, FileAttributes::default(), out)?;
                     self.push_at(level + 1, node, out)?;
                 }
             }
@@ -71,7 +71,7 @@ impl Tree {
         }
     }
 
-    fn parent(&self, run: &[Child], attributes: Attributes, out: &mut Vec<Block>) -> Result<Child, BlockError> {
+    fn parent(&self, run: &[Child], attributes: FileAttributes, out: &mut Vec<Block>) -> Result<Child, BlockError> {
         let bytes = run.iter().map(|child| child.bytes).sum();
         let data = UnixFs {
             filesize: Some(bytes),

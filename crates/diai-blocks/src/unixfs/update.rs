@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, btree_map};
 
 use cid::Cid;
-use diai_core::Attributes;
+use diai_core::FileAttributes;
 use futures::TryStreamExt;
 
 use super::{
@@ -63,7 +63,7 @@ fn rebuild(
     folder: Cid,
     links: Vec<Link>,
     changes: Vec<Change>,
-    attributes: Attributes,
+    attributes: FileAttributes,
     profile: &Profile,
 ) -> Result<Folder, UpdateError> {
     let count = links.len();
@@ -115,7 +115,7 @@ impl Update<'_> {
         mut self,
         mut root: Slots,
         changes: Vec<Change>,
-        attributes: Attributes,
+        attributes: FileAttributes,
         profile: &Profile,
     ) -> Result<Folder, UpdateError> {
         for change in changes {
@@ -245,7 +245,7 @@ impl Update<'_> {
     fn make(
         &self,
         slots: Slots,
-        attributes: Attributes,
+        attributes: FileAttributes,
         blocks: &mut Vec<Block>,
     ) -> Result<super::tree::Child, UpdateError> {
         let mut links = Vec::new();
@@ -281,7 +281,7 @@ impl Update<'_> {
             Some((_, Slot::Entry(link))) if slots.len() == 1 => return Ok(Some(link.clone())),
             Some(_) => {}
         }
-        let child = self.make(slots, Attributes::default(), blocks)?;
+        let child = self.make(slots, FileAttributes::default(), blocks)?;
         Ok(Some(Link { cid: child.cid, name: String::new(), tsize: child.tsize }))
     }
 }

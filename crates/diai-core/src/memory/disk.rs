@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{Attributes, Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, FileAttributes, OpenMode};
 
 type Content = Arc<Mutex<Vec<u8>>>;
 
@@ -21,7 +21,7 @@ enum Node {
 struct Tree {
     nodes: BTreeMap<String, Node>,
     /// What was set of what is there.
-    attributes: BTreeMap<String, Attributes>,
+    attributes: BTreeMap<String, FileAttributes>,
     locks: BTreeSet<String>,
 }
 
@@ -215,13 +215,13 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn attributes(&self, path: &str) -> io::Result<Attributes> {
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
         let (path, tree) = (clean(path)?, self.tree());
         tree.entry(&path)?;
         Ok(tree.attributes.get(&path).copied().unwrap_or_default())
     }
 
-    fn set_attributes(&self, path: &str, attributes: Attributes) -> io::Result<()> {
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
         let (path, mut tree) = (clean(path)?, self.tree());
         if tree.entry(&path)?.kind == EntryKind::Symlink {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is a symbolic link")));

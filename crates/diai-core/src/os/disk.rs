@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{Attributes, Disk, DiskFile, DiskLock, Entry, EntryKind, FileTime, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, FileAttributes, FileTime, OpenMode};
 
 /// A folder of the operating system's file system. New files are readable by their owner only (0600), new folders 0700.
 ///
@@ -139,14 +139,14 @@ impl Disk for FsDisk {
         std::os::unix::fs::symlink(target, self.resolve(path)?)
     }
 
-    fn attributes(&self, path: &str) -> io::Result<Attributes> {
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
         let found = fs::symlink_metadata(self.resolve(path)?)?;
         let nanos = u32::try_from(found.mtime_nsec()).unwrap_or(0);
         let mtime = FileTime { seconds: found.mtime(), nanos };
-        Ok(Attributes { mode: Some(found.mode() & 0o7777), mtime: Some(mtime) })
+        Ok(FileAttributes { mode: Some(found.mode() & 0o7777), mtime: Some(mtime) })
     }
 
-    fn set_attributes(&self, path: &str, attributes: Attributes) -> io::Result<()> {
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
         let file = File::open(self.resolve_unlinked(path)?)?;
         if let Some(mtime) = attributes.mtime {
             let unheld =
