@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use diai::{AgentId, CapabilityPath, Cid, tasks::Limits};
+use diai::{AgentId, CapabilityPath, Cid, blocks::unixfs::Profile, tasks::Limits};
 
 pub(crate) const HELP: &str = "\
 id                                        who this agent is, and where it can be dialled
@@ -10,7 +10,11 @@ peers                                     connected devices
 find PATH                                 agents with a capability, or one below it
 send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
-add PATH [--for AGENT]...                 add a file or folder; encrypted if it is for somebody
+add PATH [--for AGENT]... [--profile NAME]
+                                          add a file or folder; encrypted if it is for somebody, else as IPFS nodes
+                                          do under unixfs-v1-2025 or unixfs-v0-2015
+stat CID                                  what it is, its bytes, blocks and links
+ls CID                                    the entries of a folder
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
 run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
     [--output-limit-mib N]                run a program on the best agent, or here
@@ -28,7 +32,9 @@ pub(crate) enum Command {
     Find(CapabilityPath),
     Send { to: AgentId, text: String },
     Call { to: AgentId, service: String, body: Body },
-    Add { path: PathBuf, readers: Vec<AgentId> },
+    Add { path: PathBuf, readers: Vec<AgentId>, profile: Profile },
+    Stat(Cid),
+    Ls(Cid),
     Get { cid: Cid, out: PathBuf, within: Duration },
     Run(Run),
     Status,
@@ -77,6 +83,8 @@ impl Command {
                 Ok(Self::Call { to: agent(to)?, service: service.to_owned(), body })
             }
             "add" => Self::add(words(rest)?),
+            "stat" => Ok(Self::Stat(cid(rest)?)),
+            "ls" => Ok(Self::Ls(cid(rest)?)),
             "get" => Self::get(words(rest)?),
             "run" => Self::run(words(rest)?),
             _ => Err(format!("{name:?} is no command; help lists them")),
@@ -88,16 +96,23 @@ impl Command {
     }
 
     fn add(words: Vec<String>) -> Result<Self, String> {
-        let (mut path, mut readers) = (None, Vec::new());
+        let (mut path, mut readers, mut profile) = (None, Vec::new(), None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--for" => readers.push(agent(&words.next().ok_or("--for needs an agent")?)?),
+                "--profile" => {
+                    let known = || format!("--profile needs one of {}", Profile::NAMES.join(", "));
+                    profile = Some(words.next().and_then(|name| Profile::named(&name)).ok_or_else(known)?);
+                }
                 _ if path.is_none() => path = Some(word.into()),
                 _ => return Err(format!("add takes one path; what is {word:?}?")),
             }
         }
-        Ok(Self::Add { path: path.ok_or("add needs a path")?, readers })
+        if profile.is_some() && !readers.is_empty() {
+            return Err("--profile is for content that is not encrypted: leave it out, or --for".into());
+        }
+        Ok(Self::Add { path: path.ok_or("add needs a path")?, readers, profile: profile.unwrap_or_default() })
     }
 
     fn get(words: Vec<String>) -> Result<Self, String> {
@@ -106,8 +121,7 @@ impl Command {
             [cid, out, option, within] if option == "--within" => (cid, out, seconds(option, Some(within.clone()))?),
             _ => return Err("get needs a CID and where to write it, and may have --within SECONDS".into()),
         };
-        let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
-        Ok(Self::Get { cid, out: out.into(), within })
+        Ok(Self::Get { cid: self::cid(cid)?, out: out.into(), within })
     }
 
     fn run(words: Vec<String>) -> Result<Self, String> {
@@ -140,6 +154,10 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 
 fn agent(text: &str) -> Result<AgentId, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn cid(text: &str) -> Result<Cid, String> {
+    text.parse().map_err(|error| format!("{text:?} is no CID: {error}"))
 }
 
 fn capability(text: &str) -> Result<CapabilityPath, String> {

@@ -9,6 +9,7 @@
 
 mod args;
 mod command;
+mod content;
 mod input;
 mod output;
 mod perform;
