@@ -28,7 +28,7 @@ const GROUP_FILES: usize = 64;
 /// A file up to this length is small: one worker makes all of it, and others make its neighbours meanwhile.
 const SMALL_BYTES: u64 = 4 << 20;
 /// After so many bytes the disk is told to go ahead, so that it works while the next are hashed.
-const FLUSH_BYTES: u64 = 32 << 20;
+const FLUSH_BYTES: u64 = 64 << 20;
 
 /// What was imported. Keep it until its root is pinned: while it lives, its blocks are not collected.
 #[derive(Debug)]
