@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use diai::{AgentId, CapabilityPath, Cid, tasks::Limits};
+use diai::{AgentId, CapabilityPath, Cid, blocks::unixfs::Profile, tasks::Limits};
 
 use crate::keep::Keep;
 
@@ -12,7 +12,11 @@ peers                                     connected devices
 find PATH                                 agents with a capability, or one below it
 send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
-add PATH [--for AGENT]...                 add a file or folder; encrypted if it is for somebody
+add PATH [--for AGENT]... [--profile NAME]
+                                          add a file or folder; encrypted if it is for somebody, else as IPFS nodes
+                                          do under unixfs-v1-2025 or unixfs-v0-2015
+stat CID                                  what it is, its bytes, blocks and links
+ls CID                                    the entries of a folder
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
 export CID FILE.car [--within SECONDS]    write all blocks of a DAG that can be had to a new CAR file
 import FILE.car                           add the blocks of a CAR file, and pin its roots
@@ -38,7 +42,9 @@ pub(crate) enum Command {
     Find(CapabilityPath),
     Send { to: AgentId, text: String },
     Call { to: AgentId, service: String, body: Body },
-    Add { path: PathBuf, readers: Vec<AgentId> },
+    Add { path: PathBuf, readers: Vec<AgentId>, profile: Profile },
+    Stat(Cid),
+    Ls(Cid),
     Get { cid: Cid, out: PathBuf, within: Duration },
     Export { cid: Cid, out: PathBuf, within: Duration },
     Import { path: PathBuf },
@@ -90,6 +96,8 @@ impl Command {
                 Ok(Self::Call { to: agent(to)?, service: service.to_owned(), body })
             }
             "add" => Self::add(words(rest)?),
+            "stat" => Ok(Self::Stat(cid(rest)?)),
+            "ls" => Ok(Self::Ls(cid(rest)?)),
             "get" => {
                 let (cid, out, within) = from_to(name, &words(rest)?)?;
                 Ok(Self::Get { cid, out, within })
@@ -115,16 +123,23 @@ impl Command {
     }
 
     fn add(words: Vec<String>) -> Result<Self, String> {
-        let (mut path, mut readers) = (None, Vec::new());
+        let (mut path, mut readers, mut profile) = (None, Vec::new(), None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--for" => readers.push(agent(&words.next().ok_or("--for needs an agent")?)?),
+                "--profile" => {
+                    let known = || format!("--profile needs one of {}", Profile::NAMES.join(", "));
+                    profile = Some(words.next().and_then(|name| Profile::named(&name)).ok_or_else(known)?);
+                }
                 _ if path.is_none() => path = Some(word.into()),
                 _ => return Err(format!("add takes one path; what is {word:?}?")),
             }
         }
-        Ok(Self::Add { path: path.ok_or("add needs a path")?, readers })
+        if profile.is_some() && !readers.is_empty() {
+            return Err("--profile is for content that is not encrypted: leave it out, or --for".into());
+        }
+        Ok(Self::Add { path: path.ok_or("add needs a path")?, readers, profile: profile.unwrap_or_default() })
     }
 
     fn run(words: Vec<String>) -> Result<Self, String> {
@@ -168,6 +183,10 @@ fn from_to(name: &str, words: &[String]) -> Result<(Cid, PathBuf, Duration), Str
 
 fn agent(text: &str) -> Result<AgentId, String> {
     text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn cid(text: &str) -> Result<Cid, String> {
+    text.parse().map_err(|error| format!("{text:?} is no CID: {error}"))
 }
 
 fn capability(text: &str) -> Result<CapabilityPath, String> {

@@ -10,6 +10,7 @@
 mod args;
 mod car;
 mod command;
+mod content;
 mod input;
 mod keep;
 mod output;

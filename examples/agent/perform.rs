@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, io::ErrorKind, path::Path, sync::Arc, time::Dur
 
 use diai::{
     Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, TaskSpec,
-    blocks::{AddOptions, ContentError, FetchError, FetchOptions, sealed::OpenError},
+    blocks::{
+        AddOptions, ContentError, FetchError, FetchOptions,
+        sealed::OpenError,
+        unixfs::{ImportOptions, Profile},
+    },
     core::{CallError, Disk, OpenMode, offload, os::FsDisk},
     tasks::{Artifact, RunError},
 };
@@ -13,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     car,
     command::{Body, Command, HELP, Run},
-    keep,
+    content, keep,
     output::Failure,
 };
 
@@ -52,7 +56,9 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
             Ok(json!({}))
         }
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
-        Command::Add { path, readers } => add(agent, &path, readers).await,
+        Command::Add { path, readers, profile } => add(agent, &path, readers, profile).await,
+        Command::Stat(cid) => content::stat(agent, cid).await,
+        Command::Ls(cid) => content::ls(agent, cid).await,
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
         Command::Export { cid, out, within } => car::export(agent, cid, &out, within).await,
         Command::Import { path } => car::import(agent, &path).await,
@@ -152,13 +158,17 @@ pub(crate) fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     Ok((Arc::new(disk), name.to_owned()))
 }
 
-async fn add(agent: &Agent, path: &Path, readers: Vec<AgentId>) -> Result<Value, Failure> {
+async fn add(agent: &Agent, path: &Path, readers: Vec<AgentId>, profile: Profile) -> Result<Value, Failure> {
     let mut certificates = Vec::new();
     for reader in readers {
         let record = agent.discovery().find_agent(reader, FIND_WITHIN).await;
         certificates.push(record.map_err(|error| Failure::new("unreachable", error))?.certificate().clone());
     }
-    let options = if certificates.is_empty() { AddOptions::default() } else { AddOptions::sealed_for(certificates) };
+    let options = if certificates.is_empty() {
+        AddOptions { import: ImportOptions::profile(profile), ..AddOptions::default() }
+    } else {
+        AddOptions::sealed_for(certificates)
+    };
     let (disk, name) = source(path)?;
     let added = agent.blocks().add_path(disk, &name, options).await.map_err(|error| Failure::new("store", error))?;
     Ok(json!({ "cid": added.cid.to_string(), "bytes": added.bytes }))

@@ -143,6 +143,45 @@ fn content_is_for_everybody_or_for_the_named_and_nobody_else() {
 }
 
 #[test]
+fn content_is_looked_at_without_being_written_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut alice, mut bob) = pair(folder.path());
+    let ideas = folder.path().join("ideas");
+    fs::create_dir(&ideas).unwrap();
+    fs::create_dir(ideas.join("drafts")).unwrap();
+    write(&ideas, "ring.txt", "gold\n");
+    write(&ideas, "large", vec![7; 3 << 20]);
+    std::os::unix::fs::symlink("ring.txt", ideas.join("link")).unwrap();
+    let ideas = ideas.to_str().unwrap();
+
+    let cid = alice.does(&format!("add {ideas}"))["cid"].as_str().unwrap().to_owned();
+    let stat = bob.does(&format!("stat {cid}"));
+    assert_eq!((&stat["kind"], &stat["links"], &stat["blocks"]), (&"folder".into(), &4.into(), &6.into()), "{stat}");
+    let listed = bob.does(&format!("ls {cid}"));
+    let entries = listed["entries"].as_array().unwrap();
+    let found: Vec<_> = entries.iter().map(|entry| [&entry["name"], &entry["kind"], &entry["bytes"]]).collect();
+    let expected = [
+        ["drafts".into(), "folder".into(), Value::from(0)],
+        ["large".into(), "file".into(), (3 << 20).into()],
+        ["link".into(), "link".into(), 0.into()],
+        ["ring.txt".into(), "file".into(), 5.into()],
+    ];
+    assert_eq!(found, expected.each_ref().map(|entry| entry.each_ref()));
+    let ring = entries[3]["cid"].as_str().unwrap();
+    assert_eq!(bob.does(&format!("stat {ring}"))["bytes"], 5);
+    assert_eq!(code(&bob.ask(&format!("ls {ring}"))), "not_a_folder");
+
+    let older = alice.does(&format!("add {ideas} --profile unixfs-v0-2015"));
+    assert!(older["cid"].as_str().unwrap().starts_with("Qm"), "{older}");
+    assert_eq!(code(&alice.ask(&format!("add {ideas} --profile unixfs-v9"))), "usage");
+
+    let sealed = alice.does(&format!("add {} --for {}", Path::new(ideas).join("ring.txt").display(), bob.id()));
+    let sealed = sealed["cid"].as_str().unwrap();
+    assert_eq!(bob.does(&format!("stat {sealed}"))["kind"], "sealed");
+    assert_eq!(code(&bob.ask(&format!("ls {sealed}"))), "sealed");
+}
+
+#[test]
 fn content_that_nobody_has_is_not_found_and_the_error_says_who_was_asked() {
     let folder = tempfile::tempdir().unwrap();
     let (alice, mut bob) = pair(folder.path());

@@ -23,6 +23,13 @@ fuzz_target!(|data: &[u8]| {
         let _ = unixfs::stat(&source, root).await;
         let _ = unixfs::entries(&source, root, 1000).await;
         let _ = unixfs::lookup(&source, root, "content").await;
+        let entry = unixfs::FolderEntry { name: "new".to_owned(), cid: root, tsize: u64::MAX };
+        let put = vec![unixfs::Change::Put(entry)];
+        if let Ok(folder) = unixfs::update_folder(&source, root, put, &unixfs::Profile::default()).await {
+            assert!(folder.blocks.iter().any(|block| block.cid == folder.root));
+        }
+        let remove = vec![unixfs::Change::Remove("content".to_owned())];
+        let _ = unixfs::update_folder(&source, root, remove, &unixfs::Profile::UNIXFS_V0_2015).await;
         if let Ok(content) = unixfs::read_all(&source, root, 1 << 20).await {
             assert!(content.len() <= 1 << 20);
         }

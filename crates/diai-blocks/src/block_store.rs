@@ -170,11 +170,37 @@ impl BlockStore {
         let cids = blocks.iter().map(|block| block.cid).collect();
         let store = self.store.clone();
         offload(&*self.offload, move || store.put(&blocks)).await.map_err(|_| PutError::Closed)??;
+        self.stored(cids).await;
+        Ok(())
+    }
+
+    async fn stored(&self, cids: Vec<Cid>) {
         let observer = self.observer.lock().clone();
         if let Some(observer) = observer {
             observer(cids).await;
         }
-        Ok(())
+    }
+
+    /// Has `make` make blocks on the pool, and stores them there and then: no block travels between threads, and
+    /// several calls at a time hash and write beside each other. Returns what else `make` gives. As
+    /// [`put_many`](Self::put_many) in all else; identity CIDs must not be among the blocks.
+    pub(crate) async fn put_made<T, E>(
+        &self,
+        make: impl FnOnce() -> Result<(T, Vec<Block>), E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<PutError> + Send + 'static,
+    {
+        let store = self.store.clone();
+        let work = move || {
+            let (made, blocks) = make()?;
+            store.put(&blocks)?;
+            Ok::<_, E>((made, blocks.iter().map(|block| block.cid).collect()))
+        };
+        let (made, cids) = offload(&*self.offload, work).await.map_err(|_| PutError::Closed)??;
+        self.stored(cids).await;
+        Ok(made)
     }
 
     /// Removes `cids`, whoever still needs them. Garbage collection is [`Pins::gc`](crate::Pins::gc).

@@ -126,7 +126,7 @@ impl Link {
         3 + varint_bytes(cid as u64) + cid + varint_bytes(name as u64) + name + varint_bytes(self.tsize)
     }
 
-    fn encoded_bytes(&self) -> usize {
+    pub(crate) fn encoded_bytes(&self) -> usize {
         let body = self.body_bytes();
         1 + varint_bytes(body as u64) + body
     }
@@ -178,7 +178,7 @@ pub(crate) fn field<'a>(rest: &mut &'a [u8]) -> Result<(u64, Content<'a>), Decod
     }
 }
 
-fn varint(rest: &mut &[u8]) -> Result<u64, DecodeError> {
+pub(crate) fn varint(rest: &mut &[u8]) -> Result<u64, DecodeError> {
     let mut value = 0u64;
     for index in 0..10 {
         let (&byte, after) = rest.split_first().ok_or(DecodeError::Truncated)?;
@@ -207,6 +207,6 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn varint_bytes(value: u64) -> usize {
+pub(crate) fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }

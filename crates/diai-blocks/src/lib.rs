@@ -1,8 +1,8 @@
 //! IPFS blocks for diAI agents: store, UnixFS, Bitswap, sealed content, workspaces.
 //!
 //! What this crate promises:
-//! - **Same CIDs as everybody else.** Files and folders imported with the profile `unixfs-v1-2025` get the CIDs that
-//!   other IPFS implementations give them.
+//! - **Same CIDs as everybody else.** Files and folders imported with the profiles `unixfs-v1-2025` and
+//!   `unixfs-v0-2015`, or with settings between, get the CIDs that other IPFS implementations give them.
 //! - **Nothing flushed is lost.** `put` returns when blocks are readable, `flush` when they are durable; a process
 //!   killed at any moment reopens with everything that was flushed.
 //! - **Nothing false is served.** Blocks are hashed again when read; a damaged one is set aside, told of, and fetched again
@@ -21,6 +21,7 @@
 //! | bytes of a block | [`MAX_BLOCK_BYTES`] |
 //! | bytes of an identity CID's content | [`MAX_IDENTITY_BYTES`] |
 //! | links of a block, of dag-pb, dag-cbor or dag-json | [`ipld::MAX_LINKS`] |
+//! | bytes of a file's chunk | [`unixfs::MAX_CHUNK_BYTES`] |
 //! | depth of a DAG that is read, walked or imported | [`unixfs::MAX_DEPTH`] |
 //! | bytes of a store on disk, dead ones and the index log included | [`StoreConfig::quota_bytes`] |
 //! | bytes of a pin's name | 256 |
@@ -74,7 +75,7 @@ pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard, StoreEvent};
-pub use cid::Cid;
+pub use cid::{Cid, Version as CidVersion};
 pub use config::BlocksConfig;
 pub use error::{
     BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError, RepairError,

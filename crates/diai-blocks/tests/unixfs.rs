@@ -44,7 +44,7 @@ fn store() -> BlockStore {
 
 /// Small limits, so that small trees have many levels and shards.
 fn tight() -> ImportOptions {
-    let profile = Profile { chunk_bytes: 16, width: 3, shard_over_bytes: 300 };
+    let profile = Profile { chunk_bytes: 16, width: 3, shard_over_bytes: 300, ..Profile::default() };
     ImportOptions { profile, hidden: true, ..ImportOptions::default() }
 }
 
@@ -238,7 +238,10 @@ fn folders_with_equal_names_and_senseless_profiles_are_refused() {
     let refused = unixfs::build_folder(vec![link("a"), link("b"), link("a")], &Profile::default());
     assert!(matches!(refused, Err(ImportError::Collision { .. })));
     let options = ImportOptions { profile: Profile { width: 1, ..Profile::default() }, ..ImportOptions::default() };
-    assert!(matches!(block_on(unixfs::import_reader(&store(), &b"x"[..], &options)), Err(ImportError::Options(_))));
+    assert!(matches!(
+        block_on(unixfs::import_reader(&store(), &b"x"[..], &options)),
+        Err(ImportError::Options { field: "width", .. })
+    ));
 }
 
 // What strangers make.

@@ -33,6 +33,25 @@ pub struct Entry {
     pub bytes: u64,
 }
 
+/// When something was last changed: seconds since 1970, negative before, and nanoseconds after those, under a thousand
+/// million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct FileTime {
+    /// Whole seconds, rounded down.
+    pub seconds: i64,
+    /// Nanoseconds after them.
+    pub nanos: u32,
+}
+
+/// What a file system knows of a file, folder or link beside its name and content; `None` is unknown, or to be left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileAttributes {
+    /// Permission bits, the lowest twelve: `0o644`.
+    pub mode: Option<u32>,
+    /// Time of the last change.
+    pub mtime: Option<FileTime>,
+}
+
 /// The only way to files below the facade. Paths are relative, `/`-separated, and stay below the disk's root:
 /// absolute paths, `..`, and paths through a symbolic link are refused with [`io::ErrorKind::InvalidInput`].
 ///
@@ -62,6 +81,20 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Makes a symbolic link at `path`, which must not exist.
     fn create_link(&self, path: &str, target: &str) -> io::Result<()>;
+
+    /// Permissions and time of what is at `path`, without following a link. A disk that has none says
+    /// [`io::ErrorKind::Unsupported`].
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Sets those of `attributes` that are there on the file or folder at `path`; links have none that can be set. The
+    /// same is said by a disk that has none.
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
+        let _ = (path, attributes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Makes the names in the folder at `path` durable.
     fn sync_folder(&self, path: &str) -> io::Result<()>;

@@ -59,7 +59,7 @@ pub use calls::{
 pub use cid::Cid;
 pub use clock::{Clock, Elapsed, timeout_at};
 pub use dht::{Dht, DhtError, InvalidRecord, ProviderStream, RecordKey, RecordMeta, RecordValidator};
-pub use disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode, write_atomically};
+pub use disk::{Disk, DiskFile, DiskLock, Entry, EntryKind, FileAttributes, FileTime, OpenMode, write_atomically};
 pub use entropy::Entropy;
 pub use footprint::Footprint;
 pub use libp2p_identity::PeerId;

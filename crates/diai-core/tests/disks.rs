@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 
-use diai_core::{Disk, EntryKind, OpenMode, memory::MemoryDisk, os::FsDisk, write_atomically};
+use diai_core::{
+    Disk, EntryKind, FileAttributes, FileTime, OpenMode, memory::MemoryDisk, os::FsDisk, write_atomically,
+};
 
 fn on_every_disk(check: impl Fn(&dyn Disk)) {
     check(&MemoryDisk::new());
@@ -82,5 +84,25 @@ fn a_new_file_must_be_new_and_an_old_one_old() {
         disk.rename("file", "moved").expect("moves");
         assert_eq!(disk.entry("moved").expect("there").kind, EntryKind::File);
         assert!(disk.entry("file").is_err());
+    });
+}
+
+#[test]
+fn attributes_that_were_set_are_found_and_links_have_none_to_set() {
+    on_every_disk(|disk| {
+        disk.create_folder("folder").expect("makes");
+        disk.open("folder/file", OpenMode::CreateNew).expect("opens");
+        disk.create_link("link", "folder/file").expect("links");
+        let attributes =
+            FileAttributes { mode: Some(0o640), mtime: Some(FileTime { seconds: -28_670_094, nanos: 500_000_000 }) };
+        disk.set_attributes("folder/file", attributes).expect("sets");
+        assert_eq!(disk.attributes("folder/file").expect("finds"), attributes);
+        let mode = FileAttributes { mode: Some(0o700), mtime: None };
+        disk.set_attributes("folder/file", mode).expect("sets");
+        assert_eq!(disk.attributes("folder/file").expect("finds"), FileAttributes { mtime: attributes.mtime, ..mode });
+        disk.set_attributes("folder", attributes).expect("sets");
+        assert_eq!(disk.attributes("folder").expect("finds"), attributes);
+        assert_eq!(disk.set_attributes("link", attributes).expect_err("a link").kind(), ErrorKind::InvalidInput);
+        assert_eq!(disk.attributes("none").expect_err("is not there").kind(), ErrorKind::NotFound);
     });
 }

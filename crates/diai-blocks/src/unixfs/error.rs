@@ -116,9 +116,20 @@ pub enum ImportError {
         /// The other.
         second: String,
     },
+    /// A name without a byte, or with more than 4,096.
+    #[error("a folder cannot hold an entry named {name:?}: names have 1 to 4096 bytes")]
+    Name {
+        /// The name.
+        name: String,
+    },
     /// The profile or the options make no sense.
-    #[error("import options: {0}")]
-    Options(&'static str),
+    #[error("{field} of the import options must be {allowed}")]
+    Options {
+        /// Which field.
+        field: &'static str,
+        /// What it may be.
+        allowed: &'static str,
+    },
     /// A block could not be made.
     #[error(transparent)]
     Block(#[from] BlockError),
@@ -131,6 +142,18 @@ pub enum ImportError {
     /// The World is shutting down.
     #[error("the import was interrupted by shutdown")]
     Closed,
+}
+
+/// Why a folder was not updated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpdateError {
+    /// The folder as it is cannot be read, or has no entry that was to be removed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The folder as it would be cannot be made.
+    #[error(transparent)]
+    Build(#[from] ImportError),
 }
 
 /// Why a DAG was not, or not wholly, exported. What was written until then stays.

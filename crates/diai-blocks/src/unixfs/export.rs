@@ -2,7 +2,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{Disk, DiskFile, EntryKind, Offload, OpenMode, offload};
+use diai_core::{Disk, DiskFile, EntryKind, FileAttributes, Offload, OpenMode, offload};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
@@ -23,6 +23,9 @@ pub struct ExportOptions {
     pub outside_links: bool,
     /// Replace files, and write into folders, that are there already. Links are never replaced. Default no.
     pub overwrite: bool,
+    /// Restore permissions and times that the maker kept: of permissions the nine that grant reading, writing and
+    /// executing, no others; of links nothing. Default no.
+    pub attributes: bool,
     /// Sync every file and folder, so that all is durable when the export returns. Default yes.
     pub durable: bool,
     /// A DAG of more content is refused; what was written until then stays. Default 1 TiB.
@@ -38,6 +41,7 @@ impl Default for ExportOptions {
         Self {
             outside_links: false,
             overwrite: false,
+            attributes: false,
             durable: true,
             max_bytes: 1 << 40,
             max_entries: 10_000_000,
@@ -87,7 +91,7 @@ pub async fn export(
     while let Some(next) = exporter.waiting.pop() {
         exporter.entry(next).await?;
     }
-    exporter.sync_folders(target).await?;
+    exporter.finish_folders(target).await?;
     Ok(exporter.done)
 }
 
@@ -104,8 +108,8 @@ struct Exporter<'a> {
     options: &'a ExportOptions,
     root: Cid,
     done: Exported,
-    /// What was made, to be synced at the end.
-    folders: Vec<String>,
+    /// What was made, to be given their attributes and synced at the end, when nothing more is written into them.
+    folders: Vec<(String, FileAttributes)>,
     waiting: Vec<Waiting>,
 }
 
@@ -116,7 +120,7 @@ impl Exporter<'_> {
         match (stat.kind, stat.target) {
             (Kind::Folder, _) => {
                 self.count(|done| done.folders += 1)?;
-                self.folder(cid, path, depth).await
+                self.folder(cid, path, depth, stat.attributes).await
             }
             (Kind::Symlink, Some(target)) => {
                 self.count(|done| done.links += 1)?;
@@ -124,7 +128,7 @@ impl Exporter<'_> {
             }
             _ => {
                 self.count(|done| done.files += 1)?;
-                self.file(cid, path).await
+                self.file(cid, path, stat.attributes).await
             }
         }
     }
@@ -143,7 +147,13 @@ impl Exporter<'_> {
         }
     }
 
-    async fn folder(&mut self, cid: Cid, path: String, depth: usize) -> Result<(), ExportError> {
+    async fn folder(
+        &mut self,
+        cid: Cid,
+        path: String,
+        depth: usize,
+        attributes: FileAttributes,
+    ) -> Result<(), ExportError> {
         if depth == MAX_DEPTH {
             return Err(ReadError::OverLimit { cid, what: "folders below it", limit: MAX_DEPTH as u64 }.into());
         }
@@ -160,7 +170,7 @@ impl Exporter<'_> {
         for entry in other.into_iter().rev() {
             self.waiting.push(Waiting { cid: entry.cid, path: join(&path, &entry.name), depth: depth + 1 });
         }
-        self.folders.push(path);
+        self.folders.push((path, attributes));
         Ok(())
     }
 
@@ -203,7 +213,7 @@ impl Exporter<'_> {
         self.off(path, write).await
     }
 
-    async fn file(&mut self, cid: Cid, path: String) -> Result<(), ExportError> {
+    async fn file(&mut self, cid: Cid, path: String, attributes: FileAttributes) -> Result<(), ExportError> {
         let overwrite = self.options.overwrite;
         let file = self.off(&path, move |disk, path| create(disk, path, overwrite)).await?;
         let left = self.options.max_bytes.saturating_sub(self.done.bytes);
@@ -226,10 +236,21 @@ impl Exporter<'_> {
             self.done.bytes += bytes;
             self.count(|_| ())?;
         }
-        if self.options.durable {
-            self.off(&path, move |_, path| file.sync().map_err(Problem::at(path))).await?;
+        let (durable, attributes) = (self.options.durable, self.restored(attributes));
+        if !durable && attributes.is_none() {
+            return Ok(());
         }
-        Ok(())
+        let finish = move |disk: &dyn Disk, path: &str| {
+            restore(disk, path, attributes)?;
+            if durable { file.sync().map_err(Problem::at(path)) } else { Ok(()) }
+        };
+        self.off(&path, finish).await
+    }
+
+    /// What is set, if anything is: nothing that would give more rights than a file's user has.
+    fn restored(&self, attributes: FileAttributes) -> Option<FileAttributes> {
+        let attributes = FileAttributes { mode: attributes.mode.map(|mode| mode & 0o777), ..attributes };
+        Some(attributes).filter(|attributes| self.options.attributes && *attributes != FileAttributes::default())
     }
 
     async fn link(&self, path: String, target: String, depth: usize) -> Result<(), ExportError> {
@@ -247,16 +268,22 @@ impl Exporter<'_> {
         self.off(&path, make).await
     }
 
-    async fn sync_folders(&mut self, target: &str) -> Result<(), ExportError> {
-        if !self.options.durable {
-            return Ok(());
-        }
-        let mut folders = std::mem::take(&mut self.folders);
-        folders.push(target.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned());
-        let sync = move |disk: &dyn Disk, _: &str| {
-            folders.iter().rev().try_for_each(|folder| disk.sync_folder(folder).map_err(Problem::at(folder)))
+    async fn finish_folders(&mut self, target: &str) -> Result<(), ExportError> {
+        let durable = self.options.durable;
+        let folders = std::mem::take(&mut self.folders).into_iter();
+        let folders: Vec<_> = folders.map(|(path, attributes)| (path, self.restored(attributes))).collect();
+        let around = target.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        let finish = move |disk: &dyn Disk, _: &str| {
+            // Those within come first: who gives up rights to a folder could not reach them any more.
+            for (path, attributes) in folders.into_iter().rev() {
+                if durable {
+                    disk.sync_folder(&path).map_err(Problem::at(&path))?;
+                }
+                restore(disk, &path, attributes)?;
+            }
+            if durable { disk.sync_folder(&around).map_err(Problem::at(&around)) } else { Ok(()) }
         };
-        self.off(target, sync).await
+        self.off(target, finish).await
     }
 
     async fn off<T: Send + 'static>(
@@ -294,6 +321,10 @@ fn create(disk: &dyn Disk, path: &str, overwrite: bool) -> Result<Arc<dyn DiskFi
     disk.open(path, OpenMode::CreateNew).map_err(Problem::at(path))
 }
 
+fn restore(disk: &dyn Disk, path: &str, attributes: Option<FileAttributes>) -> Result<(), Problem> {
+    attributes.map_or(Ok(()), |attributes| disk.set_attributes(path, attributes).map_err(Problem::at(path)))
+}
+
 fn make_folder(disk: &dyn Disk, path: &str, overwrite: bool) -> Result<(), Problem> {
     match disk.entry(path) {
         Ok(entry) if overwrite && entry.kind == EntryKind::Folder => Ok(()),
@@ -304,11 +335,11 @@ fn make_folder(disk: &dyn Disk, path: &str, overwrite: bool) -> Result<(), Probl
 }
 
 pub(crate) fn check_name(folder: Cid, name: &str) -> Result<(), ExportError> {
-    const RESERVED: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
+    const RESERVED: [&str; 8] = ["con", "prn", "aux", "nul", "conin$", "conout$", "com", "lpt"];
     let stem = name.split('.').next().unwrap_or("").trim_end().to_ascii_lowercase();
     let reserved = match stem.strip_suffix(|last: char| matches!(last, '1'..='9' | '¹' | '²' | '³')) {
-        Some(port) => RESERVED[4..].contains(&port),
-        None => RESERVED[..4].contains(&stem.as_str()),
+        Some(port) => RESERVED[6..].contains(&port),
+        None => RESERVED[..6].contains(&stem.as_str()),
     };
     let foreign = cfg!(windows) && (name.contains(['<', '>', ':', '"', '|', '?', '*']) || name.ends_with(['.', ' ']));
     let unsafe_name = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\\', '\0']);
@@ -352,7 +383,9 @@ mod tests {
 
     #[test]
     fn names_that_could_lead_elsewhere_are_refused() {
-        for name in ["", ".", "..", "a/b", "a\\b", "a\0", "CON", "nul.txt", "Com1", "LPT9.tar.gz", "aux ", "lpt¹"] {
+        for name in
+            ["", ".", "..", "a/b", "a\\b", "a\0", "CON", "nul.txt", "Com1", "LPT9.tar.gz", "CONIN$", "aux ", "lpt¹"]
+        {
             assert!(check_name(Cid::default(), name).is_err(), "{name:?}");
         }
         for name in ["a", "...", "con2", "company", "com", "comet1", "ñ", "a b", ".hidden"] {

@@ -1,61 +1,110 @@
-//! Folders too large for one block: a trie over the hash of the names, 256 wide.
+//! Folders too large for one block: a trie over the hash of the names, as wide as the profile says.
 
 use bytes::Bytes;
-use cid::Cid;
+use cid::Version;
+use diai_core::FileAttributes;
 
-use super::{ImportError, Kind, UnixFs, data::HASH_MURMUR3, tree::Child};
+use super::{ImportError, Kind, Profile, UnixFs, data::HASH_MURMUR3, leaf::node_block, tree::Child};
 use crate::{
-    Block, DAG_PB,
+    Block,
     dag_pb::{Link, Node},
 };
-
-pub(super) const FANOUT: usize = 256;
-const LEVELS: usize = 8;
 
 /// An entry and the hash of its name.
 pub(super) type Hashed = (u64, Link);
 
-/// The trie over `entries`, which are sorted by their hashes; its blocks, the root last, go to `out`.
-pub(super) fn build(entries: Vec<Hashed>, out: &mut Vec<Block>) -> Result<Child, ImportError> {
-    shard(entries, 0, out)
+/// How the shards of a folder look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    fanout: usize,
+    version: Version,
 }
 
-fn shard(entries: Vec<Hashed>, level: usize, out: &mut Vec<Block>) -> Result<Child, ImportError> {
-    let mut bits = [0u8; FANOUT / 8];
-    let mut node = Node::default();
-    let mut below = 0u64;
+impl Shape {
+    pub(super) fn of(profile: &Profile) -> Self {
+        Self { fanout: profile.fanout, version: profile.cid_version }
+    }
+
+    pub(super) fn fanout(self) -> usize {
+        self.fanout
+    }
+
+    /// Where in a shard at `level` a name of `hash` belongs; `None` below the last level.
+    pub(super) fn index(self, hash: u64, level: usize) -> Option<usize> {
+        let bits = self.fanout.trailing_zeros();
+        let used = bits * (level as u32 + 1);
+        (used <= 64).then(|| (hash >> (64 - used)) as usize & (self.fanout - 1))
+    }
+
+    /// The shard of `slots`, which are sorted: each an entry, or a shard, whose link has no name.
+    pub(super) fn node(
+        self,
+        slots: Vec<(usize, Link)>,
+        attributes: FileAttributes,
+    ) -> Result<(Child, Block), ImportError> {
+        let width = format!("{:X}", self.fanout - 1).len();
+        let mut bits = vec![0u8; self.fanout / 8];
+        let mut below = 0u64;
+        let mut node = Node::default();
+        for (index, link) in slots {
+            bits[self.fanout / 8 - 1 - index / 8] |= 1 << (index % 8);
+            below = below.saturating_add(link.tsize);
+            node.links.push(Link { name: format!("{index:0width$X}{}", link.name), ..link });
+        }
+        let leading = bits.iter().take_while(|byte| **byte == 0).count();
+        let data = UnixFs {
+            data: Some(Bytes::copy_from_slice(&bits[leading..])),
+            hash_type: Some(HASH_MURMUR3),
+            fanout: Some(self.fanout as u64),
+            ..UnixFs::new(Kind::Shard).with(attributes)
+        };
+        node.data = Some(data.encode());
+        let block = node_block(self.version, node.encode())?;
+        let tsize = below.saturating_add(block.data.len() as u64);
+        Ok((Child { cid: block.cid, bytes: 0, tsize }, block))
+    }
+}
+
+/// The trie over `entries`, which are sorted by their hashes; its blocks, the root last, go to `out`. `attributes` are
+/// those of the folder: they stand in the root.
+pub(super) fn build(
+    shape: Shape,
+    entries: Vec<Hashed>,
+    attributes: FileAttributes,
+    out: &mut Vec<Block>,
+) -> Result<Child, ImportError> {
+    shard(shape, entries, 0, attributes, out)
+}
+
+/// Calls itself once a level, 21 times at most.
+fn shard(
+    shape: Shape,
+    entries: Vec<Hashed>,
+    level: usize,
+    attributes: FileAttributes,
+    out: &mut Vec<Block>,
+) -> Result<Child, ImportError> {
+    let mut slots = Vec::new();
     let mut rest = entries.into_iter().peekable();
     while let Some(first) = rest.next() {
-        let index = first.0.to_be_bytes()[level];
+        let Some(index) = shape.index(first.0, level) else {
+            let second = rest.next().map(|(_, link)| link.name).unwrap_or_default();
+            return Err(ImportError::Collision { first: first.1.name, second });
+        };
         let mut group = vec![first];
-        while let Some(next) = rest.next_if(|next| next.0.to_be_bytes()[level] == index) {
+        while let Some(next) = rest.next_if(|next| shape.index(next.0, level) == Some(index)) {
             group.push(next);
         }
-        bits[FANOUT / 8 - 1 - usize::from(index / 8)] |= 1 << (index % 8);
         let link = match <[Hashed; 1]>::try_from(group) {
-            Ok([(_, link)]) => Link { name: format!("{index:02X}{}", link.name), ..link },
-            Err(group) if level + 1 == LEVELS => {
-                let [first, second] = [0, 1].map(|at| group[at].1.name.clone());
-                return Err(ImportError::Collision { first, second });
-            }
+            Ok([(_, link)]) => link,
             Err(group) => {
-                let child = shard(group, level + 1, out)?;
-                Link { cid: child.cid, name: format!("{index:02X}"), tsize: child.tsize }
+                let child = shard(shape, group, level + 1, FileAttributes::default(), out)?;
+                Link { cid: child.cid, name: String::new(), tsize: child.tsize }
             }
         };
-        below += link.tsize;
-        node.links.push(link);
+        slots.push((index, link));
     }
-    let leading = bits.iter().take_while(|byte| **byte == 0).count();
-    let data = UnixFs {
-        data: Some(Bytes::copy_from_slice(&bits[leading..])),
-        hash_type: Some(HASH_MURMUR3),
-        fanout: Some(FANOUT as u64),
-        ..UnixFs::new(Kind::Shard)
-    };
-    node.data = Some(data.encode());
-    let block = Block::new(DAG_PB, node.encode())?;
-    let child = Child { cid: block.cid, bytes: 0, tsize: below + block.data.len() as u64 };
+    let (child, block) = shape.node(slots, attributes)?;
     out.push(block);
     Ok(child)
 }
@@ -64,6 +113,7 @@ fn shard(entries: Vec<Hashed>, level: usize, out: &mut Vec<Block>) -> Result<Chi
 pub(super) struct Shard {
     pub(super) links: Vec<Link>,
     pub(super) prefix: usize,
+    pub(super) fanout: usize,
     bits_per_level: u32,
 }
 
@@ -92,7 +142,7 @@ impl Shard {
         if !set.map(Some).eq(node.links.iter().map(named)) {
             return Err("the links of a folder's shard do not match its bit field");
         }
-        Ok(Self { links: node.links, prefix, bits_per_level: fanout.trailing_zeros() })
+        Ok(Self { links: node.links, prefix, fanout: fanout as usize, bits_per_level: fanout.trailing_zeros() })
     }
 
     /// Where in the shard at `level` a name of `hash` belongs, as a prefix; `None` below the last level.
@@ -102,41 +152,38 @@ impl Shard {
         Some(format!("{index:0width$X}", width = self.prefix))
     }
 
-    /// The shards below and the entries here of the shard at `place`, or what is wrong with it. Each entry must stand where
-    /// its hash belongs, and a shard below the root must have something: else a few shards that are each linked many
-    /// times make a trie without end.
-    pub(super) fn split(self, place: Option<Place>) -> Result<Split, &'static str> {
-        if place.is_some() && self.links.is_empty() {
+    /// What stands in the shard at `place`, in order, or what is wrong with it: entries, and shards below with their
+    /// places. Each entry must stand where its hash belongs, and a shard below the root must have something: else a few
+    /// shards that are each linked many times make a trie without end.
+    pub(super) fn slots(self, place: Place) -> Result<Vec<Standing>, &'static str> {
+        if place.bits > 0 && self.links.is_empty() {
             return Err("a shard of a folder is empty");
         }
-        let Place { bits, hash } = place.unwrap_or(Place { bits: 0, hash: 0 });
-        let bits = bits + self.bits_per_level;
+        let bits = place.bits + self.bits_per_level;
         if bits > 64 {
             return Err("the folder's shards nest too deep");
         }
-        let (mut nested, mut named) = (Vec::new(), Vec::new());
-        for link in self.links {
-            let (index, name) = link.name.split_at(self.prefix);
-            let index = u64::from_str_radix(index, 16).map_err(|_| "a link of a folder's shard has no place")?;
+        let mut slots = Vec::with_capacity(self.links.len());
+        for mut link in self.links {
+            let name = link.name.split_off(self.prefix);
+            let index = usize::from_str_radix(&link.name, 16).map_err(|_| "a link of a folder's shard has no place")?;
             // Checked above: of the first shard's bits there are fewer than 64.
-            let hash = (hash << self.bits_per_level) | index;
-            if name.is_empty() {
-                nested.push((link.cid, Place { bits, hash }));
-            } else if murmur3(name.as_bytes()) >> (64 - bits) != hash {
+            let hash = (place.hash << self.bits_per_level) | index as u64;
+            if !name.is_empty() && murmur3(name.as_bytes()) >> (64 - bits) != hash {
                 return Err("an entry of a folder stands in a shard where it does not belong");
-            } else {
-                named.push(Link { name: name.to_owned(), ..link });
             }
+            let below = name.is_empty().then_some(Place { bits, hash });
+            slots.push((index, Link { name, ..link }, below));
         }
-        Ok((nested, named))
+        Ok(slots)
     }
 }
 
-/// Shards and entries.
-pub(super) type Split = (Vec<(Cid, Place)>, Vec<Link>);
+/// At which place something stands in a shard, and where in the trie if it is a shard itself.
+pub(super) type Standing = (usize, Link, Option<Place>);
 
-/// Where in the trie a shard stands: the leading bits of the hashes below it.
-#[derive(Debug, Clone, Copy)]
+/// Where in the trie a shard stands: the leading bits of the hashes below it. The default is the root's.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
     bits: u32,
     hash: u64,

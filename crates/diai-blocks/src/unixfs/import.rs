@@ -1,103 +1,34 @@
-use std::{fmt, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{BoxFuture, Disk, DiskFile, Entry, EntryKind, OpenMode, offload};
+use diai_core::{BoxFuture, Disk, DiskFile, Entry, EntryKind, FileAttributes, OpenMode, offload};
 use futures::{
-    AsyncRead, AsyncReadExt, StreamExt, TryStreamExt,
+    AsyncRead, AsyncReadExt, FutureExt, StreamExt, TryStreamExt,
     stream::{self, FuturesOrdered},
 };
 
 use super::{
-    ImportError, Kind, MAX_DEPTH, UnixFs, build_folder,
+    ImportError, ImportOptions, Kind, Leaves, MAX_DEPTH, Profile, Progress, UnixFs, build_folder_with,
     folder::chunks,
+    leaf::{Leaf, node_block},
     tree::{Child, Tree},
 };
 use crate::{
-    Block, BlockStore, DAG_PB, Guard, MAX_BLOCK_BYTES, RAW,
+    Block, BlockStore, FlushError, Guard,
     dag_pb::{Link, Node},
 };
 
-/// Blocks are put in groups of so many bytes,
-const GROUP_BYTES: usize = 4 << 20;
-/// or of so many blocks.
-const GROUP_BLOCKS: usize = 1024;
-/// Small files that one worker reads and hashes at a time.
+/// What one worker reads, hashes and stores at a time: chunks of together so many bytes, at least one,
+const GROUP_BYTES: u64 = 1 << 20;
+/// and so many at most.
+const GROUP_CHUNKS: u64 = 1024;
+/// Small files that one worker reads, hashes and stores at a time.
 const GROUP_FILES: usize = 64;
-
-/// What decides the CIDs: agents, and other implementations, that use the same profile make the same CIDs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Profile {
-    /// Bytes of a chunk. Default 1 MiB.
-    pub chunk_bytes: usize,
-    /// Links of a file's node. Default 1024.
-    pub width: usize,
-    /// A folder whose block would be longer is sharded. Default 256 KiB.
-    pub shard_over_bytes: usize,
-}
-
-impl Profile {
-    /// `unixfs-v1-2025`: CIDv1, SHA-256, raw leaves, chunks of 1 MiB, balanced trees 1024 wide, folders over 256 KiB
-    /// sharded 256 wide.
-    pub const UNIXFS_V1_2025: Self = Self { chunk_bytes: 1 << 20, width: 1024, shard_over_bytes: 256 << 10 };
-
-    fn check(&self) -> Result<(), ImportError> {
-        match self {
-            Self { chunk_bytes: 1..=MAX_BLOCK_BYTES, width: 2..=16_384, shard_over_bytes: 64..=0x10_0000 } => Ok(()),
-            _ => Err(ImportError::Options("chunks of 1 B to 2 MiB, width 2 to 16384, sharding over 64 B to 1 MiB")),
-        }
-    }
-}
-
-impl Default for Profile {
-    fn default() -> Self {
-        Self::UNIXFS_V1_2025
-    }
-}
-
-/// How to import.
-#[derive(Debug, Clone, Default)]
-pub struct ImportOptions {
-    /// What decides the CIDs. Default [`Profile::UNIXFS_V1_2025`].
-    pub profile: Profile,
-    /// Import entries whose names begin with a dot. Default no.
-    pub hidden: bool,
-    /// Chunks read and hashed at a time; memory is about as many chunks, and 4 MiB. Zero stands for 8. Default 0.
-    pub parallel: usize,
-    /// Told after each group of chunks, on the importing task.
-    pub progress: Option<ProgressFn>,
-}
-
-/// Somebody who wants to know how far it is.
-#[derive(Clone)]
-pub struct ProgressFn(Arc<dyn Fn(Progress) + Send + Sync>);
-
-impl ProgressFn {
-    /// Calls `told`, which must not block.
-    pub fn new(told: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(told))
-    }
-
-    pub(super) fn tell(&self, progress: Progress) {
-        (self.0)(progress);
-    }
-}
-
-impl fmt::Debug for ProgressFn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ProgressFn")
-    }
-}
-
-/// How far an import or export is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Bytes of content done.
-    pub bytes: u64,
-    /// Files, links and folders done.
-    pub entries: u64,
-}
+/// A file up to this length is small: one worker makes all of it, and others make its neighbours meanwhile.
+const SMALL_BYTES: u64 = 4 << 20;
+/// After so many bytes the disk is told to go ahead, so that it works while the next are hashed.
+const FLUSH_BYTES: u64 = 64 << 20;
 
 /// What was imported. Keep it until its root is pinned: while it lives, its blocks are not collected.
 #[derive(Debug)]
@@ -147,10 +78,10 @@ pub async fn import_path(
         importer.off(path, move || disk.entry(&at)).await?
     };
     let root = importer.entry(&disk, path, &entry, 0).await?;
-    importer.finish(root).await
+    Ok(importer.finish(root))
 }
 
-/// Imports what `reader` yields, as one file. Durability and cancel-safety as with [`import_path`].
+/// Imports what `reader` yields, as one file, without attributes. Durability and cancel-safety as with [`import_path`].
 pub async fn import_reader(
     blocks: &BlockStore,
     reader: impl AsyncRead + Unpin,
@@ -158,68 +89,68 @@ pub async fn import_reader(
 ) -> Result<Imported, ImportError> {
     let mut importer = Importer::new(blocks, options)?;
     let root = importer.reader(reader).await?;
-    importer.finish(root).await
+    Ok(importer.finish(root))
 }
 
 struct Importer<'a> {
     blocks: &'a BlockStore,
     options: &'a ImportOptions,
     parallel: usize,
-    group: Vec<Block>,
-    group_bytes: usize,
     done: Progress,
+    /// Bytes put since the disk was last told to go ahead, and how it is with that.
+    unflushed: u64,
+    flushing: Option<BoxFuture<'static, Result<(), FlushError>>>,
     guard: Guard,
 }
 
-type Small = Result<Vec<(String, Block)>, ImportError>;
-
 impl<'a> Importer<'a> {
     fn new(blocks: &'a BlockStore, options: &'a ImportOptions) -> Result<Self, ImportError> {
-        options.profile.check()?;
+        options.check()?;
         let parallel = if options.parallel == 0 { 8 } else { options.parallel.min(256) };
-        let (group, done) = (Vec::new(), Progress::default());
-        Ok(Self { blocks, options, parallel, group, group_bytes: 0, done, guard: blocks.guard() })
+        let (done, guard) = (Progress::default(), blocks.guard());
+        Ok(Self { blocks, options, parallel, done, unflushed: 0, flushing: None, guard })
     }
 
-    async fn finish(mut self, root: Child) -> Result<Imported, ImportError> {
-        self.put_group().await?;
-        Ok(Imported { root, done: self.done, _guard: self.guard })
+    fn finish(self, root: Child) -> Imported {
+        self.tell();
+        Imported { root, done: self.done, _guard: self.guard }
+    }
+
+    fn tell(&self) {
+        if let Some(progress) = &self.options.progress {
+            progress.tell(self.done);
+        }
+    }
+
+    /// Counts what is put, tells of it, and now and then has the disk go ahead.
+    async fn advance(&mut self, bytes: u64, entries: u64) -> Result<(), ImportError> {
+        self.done.bytes += bytes;
+        self.done.entries += entries;
+        self.tell();
+        self.unflushed += bytes;
+        if self.unflushed >= FLUSH_BYTES {
+            self.unflushed = 0;
+            if let Some(flushing) = self.flushing.take() {
+                flushing.await?;
+            }
+            let blocks = self.blocks.clone();
+            let mut flushing: BoxFuture<'static, _> = Box::pin(async move { blocks.flush().await });
+            match (&mut flushing).now_or_never() {
+                Some(flushed) => flushed?,
+                None => self.flushing = Some(flushing),
+            }
+        }
+        Ok(())
     }
 
     /// Runs `work`, which reads the disk at `path`, off the thread.
     async fn off<T: Send + 'static>(
-        &self,
+        &mut self,
         path: &str,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, ImportError> {
         let outcome = offload(&**self.blocks.offload(), work).await.map_err(|_| ImportError::Closed)?;
         outcome.map_err(|source| ImportError::Io { path: path.to_owned(), source })
-    }
-
-    async fn add(&mut self, block: Block) -> Result<(), ImportError> {
-        self.group_bytes += block.data.len();
-        self.group.push(block);
-        if self.group_bytes >= GROUP_BYTES || self.group.len() >= GROUP_BLOCKS {
-            self.put_group().await
-        } else {
-            Ok(())
-        }
-    }
-
-    async fn add_all(&mut self, blocks: &mut Vec<Block>) -> Result<(), ImportError> {
-        for block in blocks.drain(..) {
-            self.add(block).await?;
-        }
-        Ok(())
-    }
-
-    async fn put_group(&mut self) -> Result<(), ImportError> {
-        self.group_bytes = 0;
-        self.blocks.put_many(std::mem::take(&mut self.group)).await?;
-        if let Some(progress) = &self.options.progress {
-            progress.tell(self.done);
-        }
-        Ok(())
     }
 
     fn entry<'b>(
@@ -244,11 +175,14 @@ impl<'a> Importer<'a> {
         if depth == MAX_DEPTH {
             return Err(ImportError::TooDeep { path: path.to_owned() });
         }
-        let (listed, at) = (disk.clone(), path.to_owned());
-        let mut entries = self.off(path, move || listed.list(&at)).await?;
-        entries.retain(|entry| self.options.hidden || !entry.name.starts_with('.'));
-        let small =
-            |entry: &Entry| entry.kind == EntryKind::File && entry.bytes <= self.options.profile.chunk_bytes as u64;
+        let (listed, at, keep) = (disk.clone(), path.to_owned(), Keep::of(self.options));
+        let listing = self.off(path, move || Ok((listed.list(&at)?, keep.attributes(&*listed, &at)?)));
+        let (mut entries, attributes) = listing.await?;
+        let (hidden, symlinks) = (self.options.hidden, self.options.symlinks);
+        entries
+            .retain(|entry| (hidden || !entry.name.starts_with('.')) && (symlinks || entry.kind != EntryKind::Symlink));
+        let small_bytes = small_bytes(&self.options.profile);
+        let small = |entry: &Entry| entry.kind == EntryKind::File && entry.bytes <= small_bytes;
         let (small, other): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(small);
         let mut links = self.small_files(disk, path, small).await?;
         for entry in other {
@@ -256,118 +190,145 @@ impl<'a> Importer<'a> {
             links.push(Link { cid: child.cid, name: entry.name, tsize: child.tsize });
         }
         let profile = self.options.profile.clone();
-        let build = offload(&**self.blocks.offload(), move || build_folder(links, &profile));
-        let mut folder = build.await.map_err(|_| ImportError::Closed)??;
-        self.add_all(&mut folder.blocks).await?;
-        Ok(Child { cid: folder.root, bytes: 0, tsize: folder.tsize })
+        let build = move || {
+            let folder = build_folder_with(links, attributes, &profile)?;
+            Ok::<_, ImportError>((Child { cid: folder.root, bytes: 0, tsize: folder.tsize }, folder.blocks))
+        };
+        self.blocks.put_made(build).await
     }
 
-    /// Files of one chunk, many at a time.
+    /// Many at a time.
     async fn small_files(
         &mut self,
         disk: &Arc<dyn Disk>,
         path: &str,
         files: Vec<Entry>,
     ) -> Result<Vec<Link>, ImportError> {
-        let chunk_bytes = self.options.profile.chunk_bytes as u64;
         let mut links = Vec::with_capacity(files.len());
-        let offload_pool = self.blocks.offload().clone();
+        let (blocks, profile, keep) = (self.blocks, self.options.profile.clone(), Keep::of(self.options));
         let jobs = groups_of(files).into_iter().map(|group| {
-            let (disk, path, pool) = (disk.clone(), path.to_owned(), offload_pool.clone());
-            async move {
-                let work = move || -> Small {
-                    group
-                        .into_iter()
-                        .map(|entry| small_file(&*disk, &join(&path, &entry.name), entry, chunk_bytes))
-                        .collect()
-                };
-                offload(&*pool, work).await.map_err(|_| ImportError::Closed)?
-            }
+            let (disk, path, profile) = (disk.clone(), path.to_owned(), profile.clone());
+            blocks.put_made(move || {
+                let (mut made, mut blocks) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+                for entry in group {
+                    let child = small_file(&*disk, &join(&path, &entry.name), &profile, keep, &mut blocks)?;
+                    made.push((child.bytes, Link { cid: child.cid, name: entry.name, tsize: child.tsize }));
+                }
+                Ok::<_, ImportError>((made, blocks))
+            })
         });
-        let mut jobs = stream::iter(jobs).buffered(self.parallel.div_ceil(2));
-        while let Some(read) = jobs.try_next().await? {
-            for (name, block) in read {
-                let tsize = block.data.len() as u64;
-                links.push(Link { cid: block.cid, name, tsize });
-                self.done.bytes += tsize;
-                self.done.entries += 1;
-                self.add(block).await?;
-            }
+        let mut jobs = stream::iter(jobs).buffered(self.parallel);
+        while let Some(made) = jobs.try_next().await? {
+            let bytes = made.iter().map(|(bytes, _)| bytes).sum();
+            self.advance(bytes, made.len() as u64).await?;
+            links.extend(made.into_iter().map(|(_, link)| link));
         }
         Ok(links)
     }
 
     async fn file(&mut self, disk: &Arc<dyn Disk>, path: &str) -> Result<Child, ImportError> {
-        let (opened, at) = (disk.clone(), path.to_owned());
-        let (file, bytes) = self
-            .off(path, move || {
-                let file = opened.open(&at, OpenMode::Read)?;
-                let bytes = file.len()?;
-                Ok((file, bytes))
-            })
-            .await?;
-        let pool = self.blocks.offload().clone();
-        let leaf = |range: Range<u64>| {
-            let (pool, file, path) = (pool.clone(), file.clone(), path.to_owned());
-            async move {
-                let work = move || chunk(&*file, &path, range);
-                offload(&*pool, work).await.map_err(|_| ImportError::Closed)?
-            }
+        let (opened, at, keep) = (disk.clone(), path.to_owned(), Keep::of(self.options));
+        let open = move || {
+            let file = opened.open(&at, OpenMode::Read)?;
+            let bytes = file.len()?;
+            Ok((file, bytes, keep.attributes(&*opened, &at)?))
         };
-        let mut leaves =
-            stream::iter(chunks(bytes, self.options.profile.chunk_bytes as u64).map(leaf)).buffered(self.parallel);
-        let (mut tree, mut nodes) = (Tree::new(self.options.profile.width), Vec::new());
-        while let Some(block) = leaves.try_next().await? {
-            self.leaf(block, &mut tree, &mut nodes).await?;
+        let (file, bytes, attributes) = self.off(path, open).await?;
+        let (blocks, profile) = (self.blocks, self.options.profile.clone());
+        let chunk_bytes = profile.chunk_bytes as u64;
+        let of_leaf = of_leaf(bytes, &profile, attributes);
+        let group = |range: Range<u64>| {
+            let (file, path, profile) = (file.clone(), path.to_owned(), profile.clone());
+            blocks.put_made(move || {
+                let leaf = |chunk: Range<u64>| {
+                    leaf(&*file, &path, range.start + chunk.start..range.start + chunk.end, &profile, of_leaf)
+                };
+                chunks(range.end - range.start, chunk_bytes).map(leaf).collect::<Result<(Vec<Child>, Vec<Block>), _>>()
+            })
+        };
+        let groups = chunks(bytes, (GROUP_BYTES / chunk_bytes).clamp(1, GROUP_CHUNKS) * chunk_bytes);
+        let mut groups = stream::iter(groups.map(group)).buffered(self.parallel);
+        let mut tree = Tree::new(&self.options.profile, attributes);
+        while let Some(leaves) = groups.try_next().await? {
+            self.leaves(leaves, &mut tree).await?;
         }
-        self.root(tree, nodes).await
+        self.root(tree).await
     }
 
     async fn reader(&mut self, mut reader: impl AsyncRead + Unpin) -> Result<Child, ImportError> {
-        let (mut tree, mut nodes) = (Tree::new(self.options.profile.width), Vec::new());
-        let pool = self.blocks.offload().clone();
-        let mut hashing = FuturesOrdered::new();
-        let mut first = true;
-        loop {
-            let data = read_chunk(&mut reader, self.options.profile.chunk_bytes).await?;
-            let ended = data.len() < self.options.profile.chunk_bytes;
-            if !data.is_empty() || first {
-                let pool = pool.clone();
-                hashing.push_back(async move { offload(&*pool, move || Block::new(RAW, data)).await });
+        let mut tree = Tree::new(&self.options.profile, FileAttributes::default());
+        let mut making = FuturesOrdered::new();
+        let (mut ended, mut first) = (false, true);
+        while !ended {
+            let (group, last) = read_group(&mut reader, &self.options.profile, first).await?;
+            (ended, first) = (last, false);
+            if !group.is_empty() {
+                let (blocks, profile) = (self.blocks, self.options.profile.clone());
+                making.push_back(blocks.put_made(move || {
+                    let leaf = |data: Bytes| read_leaf(data, &profile);
+                    group.into_iter().map(leaf).collect::<Result<(Vec<Child>, Vec<Block>), ImportError>>()
+                }));
             }
-            first = false;
-            while hashing.len() >= self.parallel || (ended && !hashing.is_empty()) {
-                let Some(block) = hashing.next().await else { break };
-                self.leaf(block.map_err(|_| ImportError::Closed)??, &mut tree, &mut nodes).await?;
-            }
-            if ended {
-                self.done.entries += 1;
-                return self.root(tree, nodes).await;
+            while making.len() >= self.parallel || (ended && !making.is_empty()) {
+                let Some(leaves) = making.next().await else { break };
+                self.leaves(leaves?, &mut tree).await?;
             }
         }
+        self.done.entries += 1;
+        self.root(tree).await
     }
 
-    async fn leaf(&mut self, block: Block, tree: &mut Tree, nodes: &mut Vec<Block>) -> Result<(), ImportError> {
-        self.done.bytes += block.data.len() as u64;
-        tree.push(Child::leaf(&block), nodes)?;
-        self.add(block).await?;
-        self.add_all(nodes).await
+    async fn leaves(&mut self, leaves: Vec<Child>, tree: &mut Tree) -> Result<(), ImportError> {
+        let (bytes, mut nodes) = (leaves.iter().map(|leaf| leaf.bytes).sum(), Vec::new());
+        for leaf in leaves {
+            tree.push(leaf, &mut nodes)?;
+        }
+        self.blocks.put_many(nodes).await?;
+        self.advance(bytes, 0).await
     }
 
-    async fn root(&mut self, tree: Tree, mut nodes: Vec<Block>) -> Result<Child, ImportError> {
+    async fn root(&mut self, tree: Tree) -> Result<Child, ImportError> {
+        let mut nodes = Vec::new();
         let root = tree.finish(&mut nodes)?;
-        self.add_all(&mut nodes).await?;
+        self.blocks.put_many(nodes).await?;
         Ok(root)
     }
 
     async fn link(&mut self, disk: &Arc<dyn Disk>, path: &str) -> Result<Child, ImportError> {
         let (read, at) = (disk.clone(), path.to_owned());
-        let target = self.off(path, move || read.read_link(&at)).await?;
-        let data = UnixFs { data: Some(target.into()), ..UnixFs::new(Kind::Symlink) }.encode();
-        let block = Block::new(DAG_PB, Node { links: Vec::new(), data: Some(data) }.encode())?;
-        let child = Child { bytes: 0, ..Child::leaf(&block) };
-        self.add(block).await?;
+        // The permissions of a link mean nothing.
+        let keep = Keep { mode: false, ..Keep::of(self.options) };
+        let (target, attributes) =
+            self.off(path, move || Ok((read.read_link(&at)?, keep.attributes(&*read, &at)?))).await?;
+        let data = UnixFs { data: Some(target.into()), ..UnixFs::new(Kind::Symlink).with(attributes) };
+        let node = Node { links: Vec::new(), data: Some(data.encode()) };
+        let block = node_block(self.options.profile.cid_version, node.encode())?;
+        let child = Child { cid: block.cid, bytes: 0, tsize: block.data.len() as u64 };
+        self.blocks.put(block).await?;
         Ok(child)
+    }
+}
+
+/// Which attributes are kept.
+#[derive(Clone, Copy)]
+struct Keep {
+    mode: bool,
+    mtime: bool,
+}
+
+impl Keep {
+    fn of(options: &ImportOptions) -> Self {
+        Self { mode: options.mode, mtime: options.mtime }
+    }
+
+    fn attributes(self, disk: &dyn Disk, path: &str) -> std::io::Result<FileAttributes> {
+        if !self.mode && !self.mtime {
+            return Ok(FileAttributes::default());
+        }
+        let found = disk.attributes(path)?;
+        // Others cannot tell no permissions from none written, and write none.
+        let mode = found.mode.filter(|mode| self.mode && *mode != 0);
+        Ok(FileAttributes { mode, mtime: found.mtime.filter(|_| self.mtime) })
     }
 }
 
@@ -380,7 +341,7 @@ fn groups_of(files: Vec<Entry>) -> Vec<Vec<Entry>> {
     let mut bytes = 0;
     for file in files {
         match groups.last_mut() {
-            Some(group) if group.len() < GROUP_FILES && bytes + file.bytes <= (1 << 20) => {
+            Some(group) if group.len() < GROUP_FILES && bytes + file.bytes <= GROUP_BYTES => {
                 bytes += file.bytes;
                 group.push(file);
             }
@@ -393,28 +354,85 @@ fn groups_of(files: Vec<Entry>) -> Vec<Vec<Entry>> {
     groups
 }
 
-fn small_file(disk: &dyn Disk, path: &str, entry: Entry, chunk_bytes: u64) -> Result<(String, Block), ImportError> {
+fn small_bytes(profile: &Profile) -> u64 {
+    SMALL_BYTES.min(profile.chunk_bytes as u64 * GROUP_CHUNKS)
+}
+
+fn small_file(
+    disk: &dyn Disk,
+    path: &str,
+    profile: &Profile,
+    keep: Keep,
+    blocks: &mut Vec<Block>,
+) -> Result<Child, ImportError> {
     let io = |source| ImportError::Io { path: path.to_owned(), source };
     let file = disk.open(path, OpenMode::Read).map_err(io)?;
     let bytes = file.len().map_err(io)?;
-    if bytes > chunk_bytes {
+    if bytes > small_bytes(profile) {
         return Err(ImportError::Changed { path: path.to_owned() });
     }
-    Ok((entry.name, chunk(&*file, path, 0..bytes)?))
+    let attributes = keep.attributes(disk, path).map_err(io)?;
+    let (mut tree, of_leaf) = (Tree::new(profile, attributes), of_leaf(bytes, profile, attributes));
+    for range in chunks(bytes, profile.chunk_bytes as u64) {
+        let (child, block) = leaf(&*file, path, range, profile, of_leaf)?;
+        blocks.push(block);
+        tree.push(child, blocks)?;
+    }
+    Ok(tree.finish(blocks)?)
 }
 
-fn chunk(file: &dyn DiskFile, path: &str, range: Range<u64>) -> Result<Block, ImportError> {
-    let mut data = vec![0; (range.end - range.start) as usize];
-    match file.read_at(range.start, &mut data) {
-        Ok(read) if read == data.len() => Ok(Block::new(RAW, data)?),
+/// The attributes of a file stand in its leaf if that is all of it.
+fn of_leaf(bytes: u64, profile: &Profile, attributes: FileAttributes) -> FileAttributes {
+    if bytes <= profile.chunk_bytes as u64 { attributes } else { FileAttributes::default() }
+}
+
+fn leaf(
+    file: &dyn DiskFile,
+    path: &str,
+    range: Range<u64>,
+    profile: &Profile,
+    attributes: FileAttributes,
+) -> Result<(Child, Block), ImportError> {
+    let mut leaf = Leaf::new(profile, (range.end - range.start) as usize, attributes);
+    let content = leaf.content();
+    match file.read_at(range.start, content) {
+        Ok(read) if read == content.len() => Ok(leaf.finish(profile)?),
         Ok(_) => Err(ImportError::Changed { path: path.to_owned() }),
         Err(source) => Err(ImportError::Io { path: path.to_owned(), source }),
     }
 }
 
-async fn read_chunk(reader: &mut (impl AsyncRead + Unpin), chunk_bytes: usize) -> Result<Bytes, ImportError> {
-    let mut data = Vec::new();
-    let mut limited = reader.take(chunk_bytes as u64);
-    limited.read_to_end(&mut data).await.map_err(|source| ImportError::Io { path: "the reader".into(), source })?;
-    Ok(data.into())
+fn read_leaf(data: Bytes, profile: &Profile) -> Result<(Child, Block), ImportError> {
+    if profile.leaves == Leaves::Raw {
+        let block = Block::new(crate::RAW, data)?;
+        let bytes = block.data.len() as u64;
+        return Ok((Child { cid: block.cid, bytes, tsize: bytes }, block));
+    }
+    let mut leaf = Leaf::new(profile, data.len(), FileAttributes::default());
+    leaf.content().copy_from_slice(&data);
+    Ok(leaf.finish(profile)?)
+}
+
+/// Some chunks, together at least [`GROUP_BYTES`] where there is as much, and whether the reader has ended. The only
+/// chunk of an empty file is empty.
+async fn read_group(
+    reader: &mut (impl AsyncRead + Unpin),
+    profile: &Profile,
+    first: bool,
+) -> Result<(Vec<Bytes>, bool), ImportError> {
+    let (mut group, mut bytes) = (Vec::new(), 0);
+    while bytes < GROUP_BYTES && (group.len() as u64) < GROUP_CHUNKS {
+        let mut data = Vec::with_capacity(if first && group.is_empty() { 0 } else { profile.chunk_bytes });
+        let mut limited = (&mut *reader).take(profile.chunk_bytes as u64);
+        let read = limited.read_to_end(&mut data).await;
+        let read = read.map_err(|source| ImportError::Io { path: "the reader".into(), source })?;
+        bytes += read as u64;
+        if read > 0 || (first && group.is_empty()) {
+            group.push(data.into());
+        }
+        if read < profile.chunk_bytes {
+            return Ok((group, true));
+        }
+    }
+    Ok((group, false))
 }

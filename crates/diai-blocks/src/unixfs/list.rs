@@ -1,5 +1,5 @@
 use cid::Cid;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::{
     Kind, MAX_DEPTH, PREFETCH, ReadError,
@@ -31,29 +31,49 @@ pub fn list<'a>(
     source: &'a dyn BlockSource,
     cid: Cid,
 ) -> impl Stream<Item = Result<FolderEntry, ReadError>> + Send + 'a {
+    list_from(source, cid, None).map_ok(FolderEntry::from)
+}
+
+/// The entries of the folder `cid`, or of a shard at `place` in it.
+pub(super) fn list_from<'a>(
+    source: &'a dyn BlockSource,
+    cid: Cid,
+    place: Option<Place>,
+) -> impl Stream<Item = Result<Link, ReadError>> + Send + 'a {
     let mut frontier = Frontier::new(source, PREFETCH);
-    frontier.push_front([(cid, None)].into_iter());
+    frontier.push_front([(cid, place)].into_iter());
     let groups = stream::try_unfold(frontier, |mut frontier| async move {
         let Some((cid, place, fetched)) = frontier.next().await else { return Ok(None) };
         let (node, unixfs) = unixfs_node(cid, &fetched?)?;
-        let place: Option<Place> = place;
         let links = match (unixfs.kind, place) {
             (Kind::Folder, None) => node.links,
-            (Kind::Shard, _) => {
+            (Kind::Shard, place) => {
                 let malformed = |what| ReadError::Malformed { cid, what };
                 let shard = Shard::check(node, &unixfs).map_err(malformed)?;
-                let (nested, named) = shard.split(place).map_err(malformed)?;
-                frontier.push_front(nested.into_iter().map(|(cid, place)| (cid, Some(place))));
+                let (mut nested, mut named) = (Vec::new(), Vec::new());
+                for (_, link, below) in shard.slots(place.unwrap_or_default()).map_err(malformed)? {
+                    match below {
+                        Some(place) => nested.push((link.cid, Some(place))),
+                        None => named.push(link),
+                    }
+                }
+                frontier.push_front(nested.into_iter());
                 named
             }
             _ => return Err(ReadError::NotAFolder { cid }),
         };
-        Ok(Some((stream::iter(links.into_iter().map(|link| Ok(FolderEntry::from(link)))), frontier)))
+        Ok(Some((stream::iter(links.into_iter().map(Ok)), frontier)))
     });
     groups.flat_map(|group| match group {
         Ok(entries) => entries.left_stream(),
         Err(error) => stream::iter([Err(error)]).right_stream(),
     })
+}
+
+impl From<FolderEntry> for Link {
+    fn from(entry: FolderEntry) -> Self {
+        Self { name: entry.name, cid: entry.cid, tsize: entry.tsize }
+    }
 }
 
 /// All entries of the folder `cid`, at most `max`, sorted by name. Two of one name are an error.

@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cid::Cid;
+use diai_core::FileAttributes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::{Kind, MAX_DEPTH, PREFETCH, ReadError, UnixFs, frontier::Frontier};
@@ -17,6 +18,8 @@ pub struct Stat {
     pub bytes: u64,
     /// Target of a symbolic link.
     pub target: Option<String>,
+    /// What its maker kept of its permissions and time.
+    pub attributes: FileAttributes,
 }
 
 /// What `cid` is. Reads one block.
@@ -26,18 +29,19 @@ pub async fn stat(source: &dyn BlockSource, cid: Cid) -> Result<Stat, ReadError>
 }
 
 pub(super) fn stat_block(cid: Cid, data: &Bytes) -> Result<Stat, ReadError> {
-    let file = |bytes| Stat { kind: Kind::File, bytes, target: None };
+    let stat = Stat { kind: Kind::File, bytes: 0, target: None, attributes: FileAttributes::default() };
     if cid.codec() == RAW {
-        return Ok(file(data.len() as u64));
+        return Ok(Stat { bytes: data.len() as u64, ..stat });
     }
     let (_, unixfs) = unixfs_node(cid, data)?;
+    let stat = Stat { attributes: unixfs.attributes(), ..stat };
     match unixfs.kind {
-        Kind::File | Kind::Raw => Ok(file(Part::of(cid, data)?.bytes)),
-        Kind::Folder | Kind::Shard => Ok(Stat { kind: Kind::Folder, bytes: 0, target: None }),
+        Kind::File | Kind::Raw => Ok(Stat { bytes: Part::of(cid, data)?.bytes, ..stat }),
+        Kind::Folder | Kind::Shard => Ok(Stat { kind: Kind::Folder, ..stat }),
         Kind::Symlink => {
             let target = unixfs.data.as_deref().and_then(|data| std::str::from_utf8(data).ok());
             let target = target.ok_or(ReadError::Malformed { cid, what: "the link's target is no text" })?;
-            Ok(Stat { kind: Kind::Symlink, bytes: 0, target: Some(target.to_owned()) })
+            Ok(Stat { kind: Kind::Symlink, target: Some(target.to_owned()), ..stat })
         }
     }
 }

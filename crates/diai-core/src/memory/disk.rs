@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, FileAttributes, OpenMode};
 
 type Content = Arc<Mutex<Vec<u8>>>;
 
@@ -20,6 +20,8 @@ enum Node {
 #[derive(Default)]
 struct Tree {
     nodes: BTreeMap<String, Node>,
+    /// What was set of what is there.
+    attributes: BTreeMap<String, FileAttributes>,
     locks: BTreeSet<String>,
 }
 
@@ -45,8 +47,10 @@ impl MemoryDisk {
             Node::File(content) => Node::File(Arc::new(Mutex::new(lock(content).clone()))),
             other => other.clone(),
         };
-        let nodes = self.tree().nodes.iter().map(|(path, node)| (path.clone(), copy(node))).collect();
-        Self(Arc::new(Mutex::new(Tree { nodes, locks: BTreeSet::new() })))
+        let tree = self.tree();
+        let nodes = tree.nodes.iter().map(|(path, node)| (path.clone(), copy(node))).collect();
+        let attributes = tree.attributes.clone();
+        Self(Arc::new(Mutex::new(Tree { nodes, attributes, locks: BTreeSet::new() })))
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
@@ -90,6 +94,13 @@ impl Tree {
             }
         }
         Ok(())
+    }
+
+    fn move_attributes(&mut self, from: &str, to: &str) {
+        match self.attributes.remove(from) {
+            Some(attributes) => self.attributes.insert(to.to_owned(), attributes),
+            None => self.attributes.remove(to),
+        };
     }
 
     fn entry(&self, path: &str) -> io::Result<Entry> {
@@ -136,9 +147,11 @@ impl Disk for MemoryDisk {
             tree.nodes.range(format!("{from}/")..format!("{from}0")).map(|(path, _)| path.clone()).collect();
         for path in inner {
             if let Some(node) = tree.nodes.remove(&path) {
+                tree.move_attributes(&path, &format!("{to}{}", &path[from.len()..]));
                 tree.nodes.insert(format!("{to}{}", &path[from.len()..]), node);
             }
         }
+        tree.move_attributes(&from, &to);
         tree.nodes.insert(to, node);
         Ok(())
     }
@@ -149,6 +162,7 @@ impl Disk for MemoryDisk {
         if matches!(tree.nodes.get(&path), Some(Node::Folder)) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
+        tree.attributes.remove(&path);
         tree.nodes.remove(&path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -198,6 +212,23 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         tree.nodes.insert(path, Node::Link(target.to_owned()));
+        Ok(())
+    }
+
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
+        let (path, tree) = (clean(path)?, self.tree());
+        tree.entry(&path)?;
+        Ok(tree.attributes.get(&path).copied().unwrap_or_default())
+    }
+
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
+        let (path, mut tree) = (clean(path)?, self.tree());
+        if tree.entry(&path)?.kind == EntryKind::Symlink {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is a symbolic link")));
+        }
+        let held = tree.attributes.entry(path).or_default();
+        held.mode = attributes.mode.map(|mode| mode & 0o7777).or(held.mode);
+        held.mtime = attributes.mtime.or(held.mtime);
         Ok(())
     }
 

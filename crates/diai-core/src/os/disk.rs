@@ -1,12 +1,13 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, OpenMode};
+use crate::{Disk, DiskFile, DiskLock, Entry, EntryKind, FileAttributes, FileTime, OpenMode};
 
 /// A folder of the operating system's file system. New files are readable by their owner only (0600), new folders 0700.
 ///
@@ -74,6 +75,17 @@ fn entry(path: &Path, name: String) -> io::Result<Entry> {
     Ok(Entry { name, kind, bytes })
 }
 
+/// The point in time, if the system can hold it.
+fn system_time(time: FileTime) -> Option<SystemTime> {
+    let seconds = Duration::from_secs(time.seconds.unsigned_abs());
+    let whole = if time.seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    whole.filter(|_| time.nanos < 1_000_000_000)?.checked_add(Duration::from_nanos(time.nanos.into()))
+}
+
 fn text(path: &Path) -> io::Result<String> {
     let refuse = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is not UTF-8", path.display()));
     path.to_str().map(str::to_owned).ok_or_else(refuse)
@@ -125,6 +137,26 @@ impl Disk for FsDisk {
 
     fn create_link(&self, path: &str, target: &str) -> io::Result<()> {
         std::os::unix::fs::symlink(target, self.resolve(path)?)
+    }
+
+    fn attributes(&self, path: &str) -> io::Result<FileAttributes> {
+        let found = fs::symlink_metadata(self.resolve(path)?)?;
+        let nanos = u32::try_from(found.mtime_nsec()).unwrap_or(0);
+        let mtime = FileTime { seconds: found.mtime(), nanos };
+        Ok(FileAttributes { mode: Some(found.mode() & 0o7777), mtime: Some(mtime) })
+    }
+
+    fn set_attributes(&self, path: &str, attributes: FileAttributes) -> io::Result<()> {
+        let file = File::open(self.resolve_unlinked(path)?)?;
+        if let Some(mtime) = attributes.mtime {
+            let unheld =
+                || io::Error::new(io::ErrorKind::InvalidInput, format!("{mtime:?} cannot be held by the system"));
+            file.set_times(fs::FileTimes::new().set_modified(system_time(mtime).ok_or_else(unheld)?))?;
+        }
+        match attributes.mode {
+            Some(mode) => file.set_permissions(fs::Permissions::from_mode(mode & 0o7777)),
+            None => Ok(()),
+        }
     }
 
     fn sync_folder(&self, path: &str) -> io::Result<()> {
