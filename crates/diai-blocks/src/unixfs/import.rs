@@ -1,4 +1,4 @@
-use std::{ops::Range, sync::Arc};
+use std::{future::poll_fn, ops::Range, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -103,6 +103,19 @@ struct Importer<'a> {
     guard: Guard,
 }
 
+/// Lets others of this task have a turn: where all is always ready, an import would be one long poll, which nothing stops.
+async fn give_way() {
+    let mut given = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl<'a> Importer<'a> {
     fn new(blocks: &'a BlockStore, options: &'a ImportOptions) -> Result<Self, ImportError> {
         options.check()?;
@@ -140,6 +153,7 @@ impl<'a> Importer<'a> {
                 None => self.flushing = Some(flushing),
             }
         }
+        give_way().await;
         Ok(())
     }
 
