@@ -4,6 +4,8 @@ use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -13,6 +15,9 @@ use crate::{
     process::{self, Process},
     root,
 };
+
+/// A peer on loopback is met within a second.
+const MEET_WITHIN: Duration = Duration::from_secs(60);
 
 /// A running agent.
 #[derive(Debug)]
@@ -97,9 +102,16 @@ impl Agent {
         Ok(answer["cid"].as_str().ok_or("no CID")?.to_owned())
     }
 
-    /// Waits until it is connected to `peer`.
+    /// Waits until it is connected to `peer`: it may have been before its events began.
     pub(crate) fn meets(&mut self, peer: &str) -> Outcome {
-        self.next(|line| line["event"] == "connected" && line["peer"] == peer).map(drop)
+        let until = Instant::now() + MEET_WITHIN;
+        while !self.does("peers")?.to_string().contains(peer) {
+            if Instant::now() >= until {
+                return Err(format!("the agent does not reach {peer} within {MEET_WITHIN:?}").into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// `kill -9`.

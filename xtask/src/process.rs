@@ -11,7 +11,7 @@ use std::{
 use crate::Outcome;
 
 /// Nothing here takes so long, unless it never ends.
-pub(crate) const HANG: Duration = Duration::from_secs(300);
+pub(crate) const HANG: Duration = Duration::from_secs(150);
 
 /// A process whose output is read line by line.
 #[derive(Debug)]
