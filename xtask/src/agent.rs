@@ -26,6 +26,7 @@ pub(crate) struct Agent {
     /// Events that came while something else was waited for.
     events: VecDeque<Value>,
     pub(crate) addrs: Vec<String>,
+    peer: String,
 }
 
 /// Builds the program.
@@ -45,15 +46,28 @@ impl Agent {
     pub(crate) fn start(program: &Path, home: &Path, peers: &[&str]) -> Outcome<Self> {
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(home).args(["--json", "--mdns", "off"]);
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/udp/0/quic-v1"]);
+        command.args([
+            "--ipfs-dht",
+            "on",
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--listen",
+            "/ip4/127.0.0.1/udp/0/quic-v1",
+        ]);
         command.args(peers.iter().flat_map(|peer| ["--peer", peer])).env_remove("DIAI_PASSPHRASE");
         let log = std::fs::File::create(home.with_extension("log"))?;
         let process = Process::spawn("the agent", command.stderr(log))?;
-        let mut agent = Self { process, events: VecDeque::new(), addrs: Vec::new() };
+        let mut agent = Self { process, events: VecDeque::new(), addrs: Vec::new(), peer: String::new() };
         let ready = agent.next(|line| line["event"] == "ready")?;
         let addrs = ready["addrs"].as_array().ok_or("the agent says no addresses")?;
         agent.addrs = addrs.iter().filter_map(|addr| addr.as_str().map(str::to_owned)).collect();
+        agent.peer = ready["peer"].as_str().ok_or("the agent does not say who it is")?.to_owned();
         Ok(agent)
+    }
+
+    /// Its peer id.
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
     }
 
     fn next(&mut self, wanted: impl Fn(&Value) -> bool) -> Outcome<Value> {

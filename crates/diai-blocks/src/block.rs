@@ -55,6 +55,19 @@ pub fn identity_content(cid: &Cid) -> Option<&[u8]> {
     (hash.code() == IDENTITY && hash.digest().len() <= MAX_IDENTITY_BYTES).then(|| hash.digest())
 }
 
+/// SHA-256 of nothing.
+const EMPTY_SHA2_256: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
+    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
+/// The content of a CID that tells it without any block: an identity CID's, or nothing, whose hash everybody knows. Kubo
+/// answers that it does not have an empty block, also when it has.
+pub(crate) fn known_content(cid: &Cid) -> Option<&[u8]> {
+    let is_empty = cid.hash().code() == SHA2_256 && cid.hash().digest() == EMPTY_SHA2_256;
+    identity_content(cid).or_else(|| is_empty.then_some(&[]))
+}
+
 pub(crate) fn verify(cid: &Cid, data: &[u8]) -> Result<(), BlockError> {
     check_size(data.len())?;
     let hash = cid.hash();

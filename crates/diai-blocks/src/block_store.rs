@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     Block, BlockError, BlockSource, FlushError, GetError, MAX_BLOCK_BYTES, PutError, RAW, RemoveError, SourceError,
-    Store, StoreStats, identity_content,
+    Store, StoreStats, block::known_content, identity_content,
 };
 
 /// The async door to a [`Store`]: cheap to clone, safe to share.
@@ -107,7 +107,7 @@ impl BlockStore {
 
     /// The data of `cid`, checked against it; `None` when it is not here.
     pub async fn get(&self, cid: &Cid) -> Result<Option<Bytes>, GetError> {
-        if let Some(content) = identity_content(cid) {
+        if let Some(content) = known_content(cid) {
             return Ok(Some(Bytes::copy_from_slice(content)));
         }
         if !self.store.has(cid) {
@@ -128,7 +128,7 @@ impl BlockStore {
     /// The data of each of `cids`, in one go on one thread: for many small blocks. The caller bounds how many.
     pub async fn get_many(&self, cids: Vec<Cid>) -> Result<Vec<Result<Option<Bytes>, GetError>>, GetError> {
         let store = self.store.clone();
-        let get = move |cid: Cid| match identity_content(&cid) {
+        let get = move |cid: Cid| match known_content(&cid) {
             Some(content) => Ok(Some(Bytes::copy_from_slice(content))),
             None => store.get(&cid),
         };
@@ -137,19 +137,19 @@ impl BlockStore {
 
     /// Whether `cid` is here. Answered from memory.
     pub fn has(&self, cid: &Cid) -> bool {
-        identity_content(cid).is_some() || self.store.has(cid)
+        known_content(cid).is_some() || self.store.has(cid)
     }
 
     /// Bytes of the data of `cid`; `None` when it is not here. Answered from memory.
     pub fn size(&self, cid: &Cid) -> Option<u64> {
         let stored = || self.store.size(cid).map(u64::from);
-        identity_content(cid).map_or_else(stored, |content| Some(content.len() as u64))
+        known_content(cid).map_or_else(stored, |content| Some(content.len() as u64))
     }
 
     /// Whether `cid` is here, and if so keeps it from a collection that runs now: what a fetch asks while it holds a
     /// [`Guard`], instead of [`has`](Self::has). Answered from memory.
     pub fn touch(&self, cid: &Cid) -> bool {
-        identity_content(cid).is_some() || self.store.touch(cid)
+        known_content(cid).is_some() || self.store.touch(cid)
     }
 
     /// Stores `block`: readable when it returns, durable after [`flush`](Self::flush).

@@ -59,8 +59,8 @@ impl Default for ClientConfig {
 }
 
 /// How blocks are served. Memory at worst: `max_sending_bytes`, and one block for each of `batches` (here 64 and 128 MiB,
-/// while that many peers are slow to take what they asked for), `max_reading_bytes` twice over, and 300 bytes for each
-/// want of each connected peer.
+/// while that many peers are slow to take what they asked for), `max_reading_bytes` twice over, 64 MiB for streams, if all
+/// are open, and 300 bytes for each want of each connected peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
     /// Wants kept for a peer; more are dropped and held against it. Default 1,024.
@@ -76,7 +76,8 @@ pub struct ServerConfig {
     /// Bytes of messages over 16 KiB that are being read from all peers; readers wait beyond. A quarter of it is for one
     /// peer. Default 32 MiB, at least 16 MiB.
     pub max_reading_bytes: usize,
-    /// Streams that one peer may have open to us, of 16 KiB each. Default 16.
+    /// Streams that one peer may have open to us, of 16 KiB each; all together have 4,096. Default 256: Kubo opens one for
+    /// each answer.
     pub max_streams_per_peer: usize,
 }
 
@@ -89,7 +90,7 @@ impl Default for ServerConfig {
             batches: 64,
             max_sending_bytes: 64 << 20,
             max_reading_bytes: 32 << 20,
-            max_streams_per_peer: 16,
+            max_streams_per_peer: 256,
         }
     }
 }

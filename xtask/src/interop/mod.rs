@@ -3,6 +3,7 @@
 mod cars;
 mod content;
 mod crashes;
+mod dht;
 mod exchange;
 
 use std::{
@@ -34,6 +35,7 @@ pub(crate) struct Options {
 pub(crate) struct Lab {
     dir: PathBuf,
     agent: PathBuf,
+    pub(crate) ipfs: PathBuf,
     pub(crate) kubo: Kubo,
     pub(crate) second: Kubo,
     pub(crate) helia: Helia,
@@ -42,7 +44,7 @@ pub(crate) struct Lab {
 
 type Check = (&'static str, fn(&Lab) -> Outcome);
 
-const CHECKS: &[&[Check]] = &[exchange::CHECKS, cars::CHECKS, crashes::CHECKS];
+const CHECKS: &[&[Check]] = &[exchange::CHECKS, dht::CHECKS, cars::CHECKS, crashes::CHECKS];
 
 /// Runs the checks; whether all passed.
 pub(crate) fn run(options: &Options) -> Outcome<bool> {
@@ -52,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Outcome<bool> {
     let dir = temporary.path().to_owned();
     let kubo = Kubo::start(&ipfs, &dir.join("kubo"), 24_101, Routing::None)?;
     let second = Kubo::start(&ipfs, &dir.join("second"), 24_111, Routing::None)?;
-    let lab = Lab { dir, agent, kubo, second, helia, kills: options.kills };
+    let lab = Lab { dir, agent, ipfs, kubo, second, helia, kills: options.kills };
     let mut failed = 0;
     for (name, check) in CHECKS.iter().copied().flatten() {
         if options.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {

@@ -103,7 +103,7 @@ impl Bitswap {
         client: ClientConfig,
         server: ServerConfig,
     ) -> Result<Self, AcceptError> {
-        let options = AcceptOptions { max_per_peer: server.max_streams_per_peer, max_waiting: 256, uncertified: true };
+        let options = AcceptOptions { max_per_peer: server.max_streams_per_peer, max_waiting: 512, uncertified: true };
         let incoming = world.network.accept(&Version::PROTOCOLS, options)?;
         let (commands, from_handles) = mpsc::channel(QUEUE);
         let (reports, from_tasks) = mpsc::channel(QUEUE);

@@ -25,6 +25,8 @@ use crate::{
     store::Multihash,
 };
 
+/// Readers and writers of all peers; what others open beyond is refused.
+const MAX_TASKS: usize = 4096;
 /// Reports of streams that are handled before everything else has its turn, however many more wait.
 const REPORTS_IN_A_ROW: usize = 32;
 
@@ -120,6 +122,9 @@ impl Loop {
     }
 
     fn inbound(&mut self, inbound: Inbound) {
+        if self.tasks.len() >= MAX_TASKS {
+            return tracing::debug!(peer = %inbound.peer, "refused a stream: too many are open");
+        }
         let mut room = Arc::new(Semaphore::new(self.room_bytes));
         // Of one that has left already nothing is kept.
         if self.tools.world.network.peer(inbound.peer).is_some() {

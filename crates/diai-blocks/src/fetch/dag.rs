@@ -11,7 +11,8 @@ use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, 
 use crate::{
     Block, Guard,
     bitswap::{Delivery, Session},
-    identity_content, ipld,
+    block::known_content,
+    ipld,
     store::{Key, Multihash},
     unixfs,
 };
@@ -212,7 +213,7 @@ impl<'a> Walk<'a> {
             if self.seen.len() > self.fetcher.config.max_nodes {
                 return Err(self.over("nodes", self.fetcher.config.max_nodes as u64));
             }
-            if let Some(content) = identity_content(&cid) {
+            if let Some(content) = known_content(&cid) {
                 let content = Bytes::copy_from_slice(content);
                 self.visit(cid, &content)?;
             } else if let Some(cids) = self.wanted.get_mut(cid.hash()) {
