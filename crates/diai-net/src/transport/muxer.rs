@@ -16,8 +16,10 @@ use libp2p::core::{
 };
 use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode, Stream};
 
-/// Payload of a data frame, at most. Each frame costs a flush, hence a system call; Yamux alone would send 16 KiB.
-const FRAME_BYTES: usize = 64 << 10;
+/// Payload of a data frame, at most. Each frame costs a flush, hence a system call; Yamux alone would send 16 KiB. With its
+/// header it just fits one message of Noise (64,511 bytes), four records of TLS, what rustls takes at a time, and
+/// one read of the peer (`buffered.rs`), which 64 KiB would all pass by a few bytes.
+const FRAME_BYTES: usize = 62 << 10;
 /// What the windows of all streams of a connection may grow by, beyond the 256 KiB that Yamux promises each: a slow
 /// reader can make us hold as much. It lets one stream fill 1 Gbit/s over 120 ms.
 const GROWTH_BYTES: usize = 32 << 20;
