@@ -1,8 +1,8 @@
 //! The transport: TCP with TLS or Noise and Yamux, and QUIC, both with DNS.
 //!
 //! On the wire all is libp2p's. Over TCP three things differ from libp2p as it comes, each without the peer's knowledge:
-//! the order of ciphers (`tls.rs`, `verifier.rs`), the size of Yamux's frames (`muxer.rs`), and buffers around the
-//! security layer (`buffered.rs` towards the socket, `corked.rs` towards Yamux). ARCHITECTURE.md has the figures.
+//! the order of ciphers (`tls.rs`, `verifier.rs`), the size of Yamux's frames (`muxer.rs`), and buffers around
+//! TLS (`buffered.rs` towards the socket, `corked.rs` towards Yamux). ARCHITECTURE.md has the figures.
 
 mod buffered;
 mod corked;
@@ -36,10 +36,8 @@ pub(crate) fn swarm<B: NetworkBehaviour>(
         // TLS first: it is faster with either cipher, and has post-quantum key exchange.
         .with_tcp(
             tcp::Config::default(),
-            (
-                |keypair: &Keypair| Tls::new(keypair).map(Buffered),
-                |keypair: &Keypair| noise::Config::new(keypair).map(Buffered),
-            ),
+            // Noise is not buffered: it was measured to be slower so.
+            (|keypair: &Keypair| Tls::new(keypair).map(Buffered), noise::Config::new),
             || Yamux::new(MAX_STREAMS),
         )
         .map_err(|error| key(&error))?

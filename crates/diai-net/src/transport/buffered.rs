@@ -6,8 +6,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 /// Bytes read from the socket at a time, at most. Only what was ever filled takes memory.
 const READ_BYTES: usize = 64 << 10;
 
-/// A security upgrade over a socket that is read in big pieces: by themselves, TLS reads 4 KiB and Noise 8 KiB at a time.
-/// Writes pass.
+/// A security upgrade over a socket that is read in big pieces: by itself, TLS reads 4 KiB at a time. Writes pass.
 #[derive(Debug, Clone)]
 pub(crate) struct Buffered<U>(pub(crate) U);
 
