@@ -160,7 +160,7 @@ async fn serve<R: Future<Output = ()> + Send + 'static>(
     }
 }
 
-async fn send_back(mut stream: Stream) -> io::Result<()> {
+pub(crate) async fn send_back(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let bytes = stream.read(&mut buffer).await?;
@@ -172,7 +172,7 @@ async fn send_back(mut stream: Stream) -> io::Result<()> {
     }
 }
 
-async fn send_bulk(mut stream: Stream) -> io::Result<()> {
+pub(crate) async fn send_bulk(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let piece: Vec<u8> = (0..PIECE).map(|at| (at % 251) as u8).collect();
     let mut length = [0; 8];
     while stream.read_exact(&mut length).await.is_ok() {

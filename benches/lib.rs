@@ -3,7 +3,7 @@
 //! `cargo bench -p diai-benches` measures everything and prints the table of the README; a word after `--`, such as
 //! `cargo bench -p diai-benches -- fetch`, picks the rows whose name has it. Both sides of each row live in one process,
 //! on one tokio runtime with a worker for each core, and speak over loopback with the transport that an agent prefers:
-//! TCP, TLS 1.3 with the cipher that libp2p picks, Yamux. The bare side is stock libp2p; its server and its client share
+//! TCP, TLS 1.3, Yamux. The bare side is stock libp2p, with the cipher that it picks; its server and its client share
 //! the cores just as the two agents do.
 //!
 //! Reading order: `contest.rs` (how sides take turns), `bare.rs` (the other side), `agents.rs`, then a file for each row.
@@ -16,6 +16,7 @@ mod engines;
 mod fetch;
 mod find;
 mod idle;
+mod pipe;
 mod round_trip;
 mod store;
 mod task;
@@ -65,7 +66,8 @@ pub fn main() {
     let card = Scorecard::new(runtime.metrics().num_workers());
     let mut bench = Bench { criterion: Criterion::default().configure_from_args(), runtime, card, test };
     type Row = fn(&mut Bench) -> Result<()>;
-    let rows: [(&str, Row); 7] = [
+    let rows: [(&str, Row); 8] = [
+        ("pipe", pipe::run),
         ("round_trip", round_trip::run),
         ("throughput", throughput::run),
         ("find", find::run),

@@ -20,7 +20,8 @@ pub struct Config {
     /// own has its own setting.
     pub idle_timeout: Duration,
     /// How long a dialled peer has to answer over QUIC, which cannot tell silence from absence: that long a lookup waits
-    /// for a device that died. Default 5 s; test and lan 3 s. Used by [`Net`](crate::Net) only.
+    /// for a device that died. Twice that a connection may take to be made in either direction, over TCP and QUIC, name
+    /// lookup and handshake included. Default 5 s; test and lan 3 s. Used by [`Net`](crate::Net) only.
     pub handshake_timeout: Duration,
     /// Caps on peers and streams.
     pub limits: Limits,
