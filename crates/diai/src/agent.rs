@@ -5,7 +5,7 @@ use std::{
 };
 
 use diai_blocks::Blocks;
-use diai_core::{AgentId, Calls, Multiaddr, PeerId, Registration as Served, World, timeout_at};
+use diai_core::{AgentId, Calls, Multiaddr, PeerEvent, PeerId, Registration as Served, World, timeout_at};
 use diai_discovery::{Discovery, Registration};
 use diai_identity::Identity;
 use diai_messaging::Messaging;
@@ -40,7 +40,7 @@ struct Inner {
     /// What to register; taken when it is.
     registration: Mutex<Option<Registration>>,
     /// Whether there is somebody to meet before the agent counts as started.
-    contacts: bool,
+    contacts: usize,
     background: Mutex<JoinSet<()>>,
     /// Whether the agent was shut down.
     closed: watch::Sender<bool>,
@@ -62,7 +62,7 @@ pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) below: Option<Below>,
     /// Whether there is somebody to meet before the agent counts as started.
-    pub(crate) contacts: bool,
+    pub(crate) contacts: usize,
 }
 
 /// What lies below a World that the agent made itself: stopped last, and the lock of the data folder with it.
@@ -150,25 +150,33 @@ impl Agent {
     /// background. Cancel-safety: dropping the future before a contact was met leaves the agent unregistered, and a later
     /// call does it.
     pub async fn register(&self) {
-        if self.0.contacts {
+        if self.0.contacts > 0 {
             self.meet().await;
         }
         let registration = self.0.registration.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(registration) = registration else { return };
         let announced = self.announce(registration);
-        if self.0.contacts {
+        if self.0.contacts > 0 {
             let deadline = self.0.world.clock.now() + JOIN_WITHIN;
             // Late or failed, it goes on in the background.
             let _ = timeout_at(&*self.0.world.clock, deadline, announced).await;
         }
     }
 
-    /// Waits for the first certified peer, but not for long: a contact may be down, and the agent is of use without.
+    /// Waits for the first certified peer, but not for long: a contact may be down, and the agent is of use without. When all
+    /// contacts have turned out to be no agents, such as IPFS nodes, nobody is waited for.
     async fn meet(&self) {
         let World { network, clock, .. } = &self.0.world;
         let mut events = network.events();
         let met = async {
-            while !network.peers().iter().any(|peer| peer.agent.is_some()) && events.next().await.is_some() {}
+            let mut strangers = 0;
+            while strangers < self.0.contacts && !network.peers().iter().any(|peer| peer.agent.is_some()) {
+                match events.next().await {
+                    Some(PeerEvent::Connected(info)) => strangers += usize::from(info.agent.is_none()),
+                    Some(_) => {}
+                    None => return,
+                }
+            }
         };
         if timeout_at(&**clock, clock.now() + JOIN_WITHIN, met).await.is_err() {
             tracing::warn!("no contact has answered yet; trying on in the background");

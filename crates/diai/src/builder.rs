@@ -149,7 +149,7 @@ impl AgentBuilder {
     ///
     /// Cancel-safety: dropping the future stops what was started.
     pub async fn start_in(self, world: World, identity: Identity) -> Result<Agent, StartError> {
-        Agent::start(self, Parts { world, identity, below: None, contacts: false }).await
+        Agent::start(self, Parts { world, identity, below: None, contacts: 0 }).await
     }
 }
 
@@ -231,7 +231,7 @@ mod over_libp2p {
             let identity = key_file.identity();
             let parts = diai_net::Parts { clock, entropy, disk, offload };
             let config = settings.config();
-            let contacts = !config.contacts.is_empty();
+            let contacts = config.contacts.len();
             let net = Net::start(identity.clone(), parts, config).await?;
             let world = net.world();
             let below = Some(Below { net, key_file });
