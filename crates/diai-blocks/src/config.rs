@@ -153,7 +153,7 @@ pub struct FetchConfig {
     /// Ask peers for whole DAGs first, where they speak [`dag`](crate::dag), and for single blocks only what does not come
     /// that way. Default yes.
     pub whole_dags: bool,
-    /// Peers that send parts of a DAG at a time. Default 4. Memory: 12 MiB each.
+    /// Peers that send parts of a DAG at a time. Default 4. Memory: six times `group_bytes` each.
     pub max_senders: usize,
     /// A sender of a DAG that sends nothing for this long is left. Default 5 s.
     pub stall: Duration,

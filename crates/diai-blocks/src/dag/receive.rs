@@ -34,6 +34,8 @@ const CHECKS: usize = 3;
 const OPEN: Duration = Duration::from_secs(2);
 /// Blocks are stored together when there are so many.
 const GROUP_BLOCKS: usize = 1024;
+/// Groups in memory at most, while another is being stored.
+const GROUPS_AHEAD: usize = 4;
 /// Stored bytes after which a flush goes along, so that little is left for the end.
 const FLUSH_EVERY_BYTES: u64 = 32 << 20;
 /// When so many bytes are about to come that are here already, it pays to ask anew.
@@ -190,7 +192,8 @@ impl Receiver<'_> {
     async fn run(&mut self, frames: Frames, mut stop: oneshot::Receiver<()>) -> Result<Ended, Cut> {
         let mut checked = checked(frames, self.tools.world.offload.clone(), self.request.scope);
         loop {
-            let full = self.storing.is_some() && self.group_bytes >= self.tools.config.group_bytes;
+            // A flush takes longer than a group does to come.
+            let full = self.storing.is_some() && self.group_bytes >= GROUPS_AHEAD * self.tools.config.group_bytes;
             let store = async {
                 match &mut self.storing {
                     Some(storing) => storing.await,
