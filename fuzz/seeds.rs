@@ -8,6 +8,7 @@ use diai_blocks::{
     Block, BlockStore, Cid, DAG_CBOR, DAG_JSON, MemoryStore, RAW,
     bitswap::{self, Message, Payload, Prefix, Presence, Version, Want, WantKind},
     car,
+    dag::{End, EndReason, Frame as DagFrame, Request, Scope, Skip},
     dag_pb::{Link, Node},
     unixfs::{Kind, UnixFs},
 };
@@ -214,6 +215,25 @@ fn negotiation(seeds: &mut Seeds) {
     seeds.push(("negotiation_service", "cancel", message(&[(1, &[3; 32]), (2, b"no")]).to_vec()));
 }
 
+fn dag(seeds: &mut Seeds, hello: &Block, world: &Block) -> Result<(), Box<dyn Error>> {
+    let skips = vec![Skip::whole(world.cid), Skip::links(hello.cid, [true, false, false, true, true])];
+    let request = Request { root: hello.cid, scope: Scope::Dag, skips, max_bytes: 1 << 20 };
+    let mut framed = BytesMut::from(&request.encode()[..]);
+    let whole = frame::take(&mut framed, 4096)?.ok_or("a whole frame")?;
+    seeds.push(("blocks_dag_request", "two-skips", whole.to_vec()));
+    let mut answer = BytesMut::new();
+    for frame in [
+        DagFrame::Block { cid: hello.cid, data: hello.data.clone() },
+        DagFrame::Skipped(world.cid),
+        DagFrame::Missing(world.cid),
+        DagFrame::End(End { reason: EndReason::Complete, blocks: 1, bytes: 5, missing: 1, skipped: 1 }),
+    ] {
+        frame.put(&mut answer);
+    }
+    seeds.push(("blocks_dag_frame", "one-of-each", answer.to_vec()));
+    Ok(())
+}
+
 fn blocks(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
     let (hello, world) = (Block::new(RAW, "hello")?, Block::new(RAW, "world")?);
     let sample = Message {
@@ -229,6 +249,7 @@ fn blocks(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
     let mut framed = BytesMut::from(bitswap::encode(&sample, Version::V1_2).concat().as_slice());
     let whole = frame::take(&mut framed, 4096)?.ok_or("a whole frame")?;
     seeds.push(("blocks_bitswap", "sample", whole.to_vec()));
+    dag(seeds, &hello, &world)?;
 
     let link = |name: &str, cid: Cid| Link { cid, name: name.to_owned(), tsize: 5 };
     let file = UnixFs { filesize: Some(10), blocksizes: vec![5, 5], ..UnixFs::new(Kind::File) };

@@ -13,6 +13,8 @@ pub struct BlocksConfig {
     pub client: ClientConfig,
     /// Serving blocks.
     pub server: ServerConfig,
+    /// Serving whole DAGs.
+    pub dag: DagConfig,
     /// Fetching whole DAGs.
     pub fetch: FetchConfig,
     /// Shared workspaces.
@@ -95,6 +97,41 @@ impl Default for ServerConfig {
     }
 }
 
+/// How whole DAGs are served, by [`dag`](crate::dag). Memory at worst: `max_sending_bytes`, and for each of `max_streams`
+/// 100 bytes for each node and each waiting link, and 3 MiB; that is 0.5 GiB here, for the most hostile DAGs. An answer of
+/// a DAG of files takes about two batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DagConfig {
+    /// Requests of one peer that are answered at a time. Default 8.
+    pub max_streams_per_peer: usize,
+    /// Requests that are answered at a time; others are told that we are busy. Default 16.
+    pub max_streams: usize,
+    /// Bytes read from the store for an answer at a time; one batch is read while another is written. Default 1 MiB.
+    pub batch_bytes: usize,
+    /// Bytes of the batches under way to all peers. Default 64 MiB.
+    pub max_sending_bytes: usize,
+    /// Inner nodes of one answer; it ends there, and is to be asked for again. Default 131,072.
+    pub max_nodes: usize,
+    /// Links that may wait in one answer. Default 163,840; one node has at most 65,536.
+    pub max_waiting_links: usize,
+    /// Bytes of one answer. Default 1 TiB.
+    pub max_bytes: u64,
+}
+
+impl Default for DagConfig {
+    fn default() -> Self {
+        Self {
+            max_streams_per_peer: 8,
+            max_streams: 16,
+            batch_bytes: 1 << 20,
+            max_sending_bytes: 64 << 20,
+            max_nodes: 131_072,
+            max_waiting_links: 163_840,
+            max_bytes: 1 << 40,
+        }
+    }
+}
+
 /// How whole DAGs are fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchConfig {
@@ -114,6 +151,13 @@ pub struct FetchConfig {
     pub provider_interval: Duration,
     /// How long a fetch without a deadline of its own waits for the next block. Default 60 s.
     pub patience: Duration,
+    /// Ask peers for whole DAGs first, where they speak [`dag`](crate::dag), and for single blocks only what does not come
+    /// that way. Default yes.
+    pub whole_dags: bool,
+    /// Peers that send parts of a DAG at a time. Default 4. Memory: six times `group_bytes` each.
+    pub max_senders: usize,
+    /// A sender of a DAG that sends nothing for this long is left. Default 5 s.
+    pub stall: Duration,
 }
 
 impl Default for FetchConfig {
@@ -127,6 +171,9 @@ impl Default for FetchConfig {
             max_providers: 20,
             provider_interval: Duration::from_secs(10),
             patience: Duration::from_secs(60),
+            whole_dags: true,
+            max_senders: 4,
+            stall: Duration::from_secs(5),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     Block, BlockStore, FlushError, OpenStoreError, PinError, Pins, PutError, SegmentStore, StoreStats,
     bitswap::{Bitswap, BitswapStatus},
     config::BlocksConfig,
+    dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
     ipfs_dht::IpfsDht,
     sealed::{self, OpenError, SealError, Source},
@@ -38,7 +39,7 @@ pub enum StartError {
     /// The pins on disk.
     #[error(transparent)]
     Pins(#[from] PinError),
-    /// Bitswap is served by somebody else.
+    /// Bitswap or whole DAGs are served by somebody else.
     #[error(transparent)]
     Accept(#[from] AcceptError),
     /// The service of workspaces is registered by somebody else.
@@ -136,6 +137,8 @@ pub struct BlocksStatus {
     pub store: StoreStats,
     /// The exchange.
     pub bitswap: BitswapStatus,
+    /// Whole DAGs that others ask for.
+    pub dag: DagStatus,
     /// Pins.
     pub pins: usize,
     /// Workspaces.
@@ -150,6 +153,7 @@ struct Inner {
     world: World,
     identity: Identity,
     fetcher: Fetcher,
+    dags: DagServer,
     pins: Pins,
     announcer: Announcer,
     healer: Healer,
@@ -180,6 +184,7 @@ impl Blocks {
         };
         let (store, pins) = offload(&*world.offload, open).await.map_err(|_| StartError::Closed)??;
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
+        let dags = DagServer::start(world, store.clone(), config.dag)?;
         let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
         let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
         let parts = Parts {
@@ -194,7 +199,7 @@ impl Blocks {
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
         let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
         let healer = Healer::start(fetcher.clone());
-        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, pins, announcer, healer, workspaces })))
+        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, dags, pins, announcer, healer, workspaces })))
     }
 
     /// The store behind it.
@@ -408,6 +413,7 @@ impl Blocks {
         Ok(BlocksStatus {
             store: self.store().stats(),
             bitswap: self.0.fetcher.bitswap.status().await,
+            dag: self.0.dags.status(),
             pins: self.0.pins.pins().await?.len(),
             workspaces: self.0.workspaces.list().len(),
         })
@@ -419,6 +425,7 @@ impl Blocks {
         self.0.workspaces.stop().await;
         self.0.announcer.stop().await;
         self.0.healer.stop().await;
+        self.0.dags.stop().await;
         self.0.fetcher.bitswap.stop().await;
         self.flush().await
     }

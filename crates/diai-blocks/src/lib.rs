@@ -12,6 +12,8 @@
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
 //! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
 //!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
+//! - **A DAG in one request.** Agents send each other whole DAGs ([`dag`]), each block checked as it comes; what is here
+//!   is not sent, what is cut off goes on where it was, and what does not come is fetched by Bitswap.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -27,6 +29,7 @@
 //! | bytes of a pin's name | 256 |
 //! | CIDs in a report of a check or repair | 10,000 of each sort |
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
+//! | DAGs sent at a time, and what that takes | [`config::DagConfig`] |
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
@@ -49,7 +52,7 @@
 //!
 //! # Reading order
 //! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
-//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`dag`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -64,6 +67,7 @@ mod store;
 pub mod bitswap;
 pub mod car;
 pub mod config;
+pub mod dag;
 pub mod dag_pb;
 pub mod fetch;
 pub mod handle;

@@ -20,7 +20,7 @@ use futures::{AsyncWriteExt, StreamExt};
 fn two_agents_exchange_twenty_mebibytes_and_nothing_comes_twice() {
     let sim = Sim::new(1);
     sim.clone().run(async move {
-        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::by_bitswap(&sim, 2).await);
         let content = noise(1, (20 << 20) + 12_345);
         let added = alice.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap();
         let got = bob.blocks.get_bytes(added.cid, 64 << 20, bob.within(60)).await.unwrap();
@@ -35,7 +35,7 @@ fn two_agents_exchange_twenty_mebibytes_and_nothing_comes_twice() {
 fn a_folder_of_many_small_files_is_exchanged_and_written_out() {
     let sim = Sim::new(2);
     sim.clone().run(async move {
-        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::by_bitswap(&sim, 2).await);
         alice.connect(&bob).await;
         let files: Vec<_> = (0..2000).map(|n| (format!("file-{n:04}"), noise(n, 500 + n as usize))).collect();
         let added = alice.blocks.add_files(files.clone(), AddOptions::default()).await.unwrap();
@@ -60,7 +60,7 @@ fn ten_providers_share_the_work_and_few_blocks_come_twice() {
             cid = Some(agent.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap().cid);
             providers.push(agent);
         }
-        let reader = Agent::start(&sim, 99).await;
+        let reader = Agent::by_bitswap(&sim, 99).await;
         for provider in &providers {
             reader.connect(provider).await;
         }
@@ -84,7 +84,7 @@ fn a_provider_that_dies_midway_is_replaced_by_another() {
         let (alice, carol) = (Agent::start(&sim, 1).await, Agent::start(&sim, 3).await);
         let cid = alice.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap().cid;
         carol.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap();
-        let bob = Agent::start(&sim, 2).await;
+        let bob = Agent::by_bitswap(&sim, 2).await;
         bob.connect(&alice).await;
         let (dying, killer) = (alice.peer(), sim.clone());
         let progress = diai_blocks::fetch::FetchProgressFn::new(move |progress| {
@@ -167,7 +167,7 @@ fn a_peer_that_sends_other_blocks_than_asked_is_cut_off_and_another_asked() {
         let world = join(&sim, &liar);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(lie(world));
-        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::by_bitswap(&sim, 2).await);
         let content = noise(7, 3 << 20);
         let cid = alice.blocks.add_bytes(content.clone(), AddOptions::default()).await.unwrap().cid;
         bob.world.network.connect(liar.peer(), Vec::new()).await.unwrap();

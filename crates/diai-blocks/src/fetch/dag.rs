@@ -39,10 +39,10 @@ pub(super) enum Scope {
 type Storing = BoxFuture<'static, Result<(), FetchError>>;
 
 pub(super) struct Walk<'a> {
-    fetcher: &'a Fetcher,
-    root: Cid,
-    scope: Scope,
-    options: &'a FetchOptions,
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) root: Cid,
+    pub(super) scope: Scope,
+    pub(super) options: &'a FetchOptions,
     _guard: Guard,
     session: Option<Session>,
     /// To visit, the next one last.
@@ -60,12 +60,16 @@ pub(super) struct Walk<'a> {
     held_before: BTreeMap<Multihash, Bytes>,
     storing: Option<Storing>,
     unflushed: u64,
-    progress: FetchProgress,
-    last_block: Instant,
+    pub(super) progress: FetchProgress,
+    pub(super) last_block: Instant,
     providers: Providers,
     lookup: Option<ProviderStream>,
     next_lookup: Instant,
-    deliverers: BTreeSet<PeerId>,
+    pub(super) deliverers: BTreeSet<PeerId>,
+    /// Who was asked for the whole DAG.
+    pub(super) asked_whole: BTreeSet<PeerId>,
+    /// Blocks that came that way: the walk finds them here.
+    pub(super) came_whole: u64,
 }
 
 enum Event {
@@ -102,6 +106,8 @@ impl<'a> Walk<'a> {
             lookup: None,
             next_lookup: now,
             deliverers: BTreeSet::new(),
+            asked_whole: BTreeSet::new(),
+            came_whole: 0,
         }
     }
 
@@ -111,7 +117,10 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) async fn run(&mut self) -> Result<FetchProgress, FetchError> {
-        let outcome = self.fetch().await;
+        let outcome = match self.whole(self.options.holders.clone()).await {
+            Ok(()) => self.fetch().await,
+            Err(error) => Err(error),
+        };
         // What came is kept, also after an error, so that it need not come again.
         if let Some(storing) = self.storing.take() {
             storing.await?;
@@ -125,7 +134,7 @@ impl<'a> Walk<'a> {
         }
         outcome?;
         self.tell();
-        Ok(self.progress)
+        Ok(self.so_far())
     }
 
     async fn fetch(&mut self) -> Result<(), FetchError> {
@@ -149,7 +158,7 @@ impl<'a> Walk<'a> {
                     self.delivered(delivery)?;
                     self.tell();
                 }
-                Event::Providers(found) => self.found(found).await,
+                Event::Providers(found) => self.found(found).await?,
                 Event::Time => self.time().await?,
             }
         }
@@ -263,10 +272,11 @@ impl<'a> Walk<'a> {
             Some(session) => session,
             none => {
                 let session = self.fetcher.bitswap.session().await;
-                if !self.options.holders.is_empty() {
+                let holders: Vec<_> = self.options.holders.iter().chain(&self.providers.0).copied().collect();
+                if !holders.is_empty() {
                     // The session must know of a want before holders of it mean anything to it.
                     session.want(Vec::new()).await;
-                    session.holders(self.options.holders.clone()).await;
+                    session.holders(holders).await;
                 }
                 none.insert(session)
             }
@@ -359,6 +369,24 @@ impl<'a> Walk<'a> {
         Some(put.boxed())
     }
 
+    /// Asks `peers` for the whole DAG, and walks again over what is here then. Nobody else is asked meanwhile, so that
+    /// nothing comes twice.
+    async fn begin_anew(&mut self, peers: Vec<PeerId>) -> Result<(), FetchError> {
+        self.session = None;
+        self.start_storing().await?;
+        self.start_storing().await?;
+        self.whole(peers).await?;
+        self.frontier = vec![self.root];
+        self.seen.clear();
+        self.wanted.clear();
+        self.wanted_nodes = 0;
+        self.missing.clear();
+        // What this walk brought so far it finds here.
+        self.came_whole = self.progress.blocks;
+        self.progress.local_blocks = 0;
+        Ok(())
+    }
+
     async fn start_storing(&mut self) -> Result<(), FetchError> {
         if let Some(storing) = self.storing.take() {
             storing.await?;
@@ -369,21 +397,30 @@ impl<'a> Walk<'a> {
 
     fn tell(&self) {
         if let Some(progress) = &self.options.progress {
-            (progress.0)(self.progress);
+            (progress.0)(self.so_far());
         }
     }
 
-    async fn found(&mut self, found: Option<Vec<PeerId>>) {
+    fn so_far(&self) -> FetchProgress {
+        let local_blocks = self.progress.local_blocks.saturating_sub(self.came_whole);
+        FetchProgress { local_blocks, ..self.progress }
+    }
+
+    async fn found(&mut self, found: Option<Vec<PeerId>>) -> Result<(), FetchError> {
         let Some(found) = found else {
             self.lookup = None;
             self.next_lookup = self.fetcher.world.clock.now() + self.fetcher.config.provider_interval;
-            return;
+            return Ok(());
         };
         let us = self.fetcher.world.network.local_peer();
         let useful = self.providers.add(found, us, self.fetcher.config.max_providers);
+        if self.asks_whole() && useful.iter().any(|peer| !self.asked_whole.contains(peer)) {
+            return self.begin_anew(useful).await;
+        }
         if let Some(session) = self.session.as_ref().filter(|_| !useful.is_empty()) {
             session.holders(useful).await;
         }
+        Ok(())
     }
 
     /// Gives up, or asks the DHT: for providers of the root, which are announced, then of what is missing.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use diai_blocks::{config::BlocksConfig, handle::Blocks};
+use diai_blocks::{
+    config::{BlocksConfig, FetchConfig},
+    handle::Blocks,
+};
 use diai_core::{
     AcceptOptions, AgentId, BoxFuture, CallError, CallOptions, Calls, Instant, PeerId, ProtocolId, RegisterError,
     Registration, Reply, ReplyStream, Request, Service, World, frame,
@@ -62,6 +65,7 @@ impl TestCalls {
                             let _ = stream.close().await;
                         });
                     }
+                    else => return,
                 }
             }
         });
@@ -160,9 +164,23 @@ impl Agent {
         Self::on(world, identity).await
     }
 
+    /// One that asks for single blocks only.
+    pub async fn by_bitswap(sim: &Sim, number: u64) -> Self {
+        let fetch = FetchConfig { whole_dags: false, ..FetchConfig::default() };
+        Self::with(sim, number, BlocksConfig { fetch, ..BlocksConfig::default() }).await
+    }
+
+    pub async fn with(sim: &Sim, number: u64, config: BlocksConfig) -> Self {
+        let identity = identity(sim, number);
+        Self::configured(join(sim, &identity), identity, config).await
+    }
+
     pub async fn on(world: World, identity: Identity) -> Self {
+        Self::configured(world, identity, BlocksConfig::default()).await
+    }
+
+    async fn configured(world: World, identity: Identity, config: BlocksConfig) -> Self {
         let calls = TestCalls::start(&world, identity.agent());
-        let config = BlocksConfig::default();
         let blocks = Blocks::start(&world, identity.clone(), calls.clone(), config).await.unwrap();
         Self { identity, world, calls, blocks }
     }

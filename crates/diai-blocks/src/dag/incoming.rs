@@ -1,0 +1,138 @@
+//! Reading the frames of an answer, with bounds on how long that takes.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use diai_core::{BoxStream, Clock, Instant, Misbehaviour, OpenError, timeout_at};
+use futures::{AsyncReadExt, FutureExt};
+
+use super::Frame;
+
+/// Asked for at a time while no long frame comes.
+const READ_BYTES: usize = 64 << 10;
+/// Frames are checked in batches of so many, or of so many bytes, and of fewer while no more are there.
+const BATCH_FRAMES: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// A sender for which we wait so long for so little is left.
+const LEAST_PROGRESS: (usize, Duration) = (64 << 10, Duration::from_secs(10));
+
+/// Why a sender was left.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("it sent nothing, or next to nothing")]
+    Stalled,
+    #[error("the stream broke: {0}")]
+    Broken(#[from] io::Error),
+    #[error("it misbehaved: {0:?}")]
+    Misbehaved(Misbehaviour),
+}
+
+/// How long one waits, and for how little.
+struct Waits {
+    stall: Duration,
+    deadline: Instant,
+    waited: Duration,
+    bytes: usize,
+}
+
+pub(super) struct Frames {
+    clock: Arc<dyn Clock>,
+    stream: BoxStream,
+    buffer: BytesMut,
+    waits: Waits,
+    /// What the next call says: a frame before it was good.
+    over: Option<Fault>,
+}
+
+impl Frames {
+    /// A sender that sends nothing for as long as `stall` is done with, and anybody at the `deadline`.
+    pub(super) fn new(clock: Arc<dyn Clock>, stream: BoxStream, stall: Duration, deadline: Instant) -> Self {
+        let waits = Waits { stall, deadline, waited: Duration::ZERO, bytes: 0 };
+        Self { clock, stream, buffer: BytesMut::new(), waits, over: None }
+    }
+
+    /// Some frames, at least one.
+    pub(super) async fn batch(&mut self) -> Result<Vec<Frame>, Fault> {
+        if let Some(fault) = self.over.take() {
+            return Err(fault);
+        }
+        let mut frames = Vec::new();
+        match self.gather(&mut frames).await {
+            Err(fault) if frames.is_empty() => Err(fault),
+            Err(fault) => {
+                self.over = Some(fault);
+                Ok(frames)
+            }
+            Ok(()) => Ok(frames),
+        }
+    }
+
+    async fn gather(&mut self, frames: &mut Vec<Frame>) -> Result<(), Fault> {
+        let malformed = |_| Fault::Misbehaved(Misbehaviour::Malformed);
+        let mut bytes = 0;
+        loop {
+            while let Some(frame) = Frame::take(&mut self.buffer).map_err(malformed)? {
+                bytes += if let Frame::Block { data, .. } = &frame { data.len() } else { 0 };
+                frames.push(frame);
+                if frames.len() >= BATCH_FRAMES || bytes >= BATCH_BYTES {
+                    return Ok(());
+                }
+            }
+            if let Some(length) = Frame::length(&self.buffer).map_err(malformed)?
+                && length > READ_BYTES
+            {
+                if frames.is_empty() {
+                    self.long(length).await?;
+                    continue;
+                }
+                return Ok(());
+            }
+            let have = self.buffer.len();
+            self.buffer.resize(have + READ_BYTES, 0);
+            let read = match frames.is_empty() {
+                true => read(&*self.clock, &mut self.stream, &mut self.waits, &mut self.buffer[have..]).await,
+                // What is there already comes along.
+                false => match self.stream.read(&mut self.buffer[have..]).now_or_never() {
+                    Some(read) => read.map_err(Fault::from),
+                    None => {
+                        self.buffer.truncate(have);
+                        return Ok(());
+                    }
+                },
+            };
+            self.buffer.truncate(have + *read.as_ref().unwrap_or(&0));
+            if read? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// Reads the rest of the long frame that the buffer begins with, to where it stays.
+    async fn long(&mut self, length: usize) -> Result<(), Fault> {
+        let mut frame = BytesMut::zeroed(length);
+        let mut have = self.buffer.len();
+        frame[..have].copy_from_slice(&self.buffer);
+        while have < length {
+            match read(&*self.clock, &mut self.stream, &mut self.waits, &mut frame[have..]).await? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                read => have += read,
+            }
+        }
+        self.buffer = frame;
+        Ok(())
+    }
+}
+
+async fn read(clock: &dyn Clock, stream: &mut BoxStream, waits: &mut Waits, buffer: &mut [u8]) -> Result<usize, Fault> {
+    let begin = clock.now();
+    let deadline = waits.deadline.min(begin + waits.stall);
+    let read = timeout_at(clock, deadline, stream.read(buffer)).await.map_err(|_| Fault::Stalled)??;
+    waits.waited += clock.now().since(begin);
+    waits.bytes += read;
+    if waits.bytes >= LEAST_PROGRESS.0 {
+        (waits.waited, waits.bytes) = (Duration::ZERO, 0);
+    }
+    if waits.waited >= LEAST_PROGRESS.1 { Err(Fault::Stalled) } else { Ok(read) }
+}
