@@ -217,6 +217,23 @@ fn several_senders_share_the_work_and_nothing_comes_twice() {
 }
 
 #[test]
+fn one_block_alone_is_asked_for_once_however_many_have_it() {
+    let sim = Sim::new(17);
+    sim.clone().run(async move {
+        let bob = Agent::start(&sim, 2).await;
+        let (mut senders, mut cid) = (Vec::new(), None);
+        for number in 10..13 {
+            let agent = Agent::start(&sim, number).await;
+            cid = Some(add(&agent, &noise(9, 70_000)).await);
+            agent.connect(&bob).await;
+            senders.push(agent);
+        }
+        let progress = bob.blocks.fetch(cid.unwrap(), &FetchOptions::until(bob.within(60))).await.unwrap();
+        assert_eq!((progress.blocks, progress.bytes), (1, 70_000));
+    });
+}
+
+#[test]
 fn the_share_of_a_sender_that_dies_is_taken_over() {
     let sim = Sim::new(8);
     sim.clone().run(async move {

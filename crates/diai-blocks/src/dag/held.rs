@@ -8,7 +8,7 @@ use super::{
     request::{MAX_SKIPS, MAX_TURNS, Skip},
     walker::{Place, place},
 };
-use crate::{Store, identity_content, ipld};
+use crate::{Store, block::known_content, ipld};
 
 /// What is here of the DAG under a root.
 #[derive(Debug, Default)]
@@ -55,10 +55,10 @@ pub(crate) fn held(store: &dyn Store, root: Cid, max_nodes: usize) -> Held {
     let (mut held, mut turns) = (Held::default(), 0);
     let mut state = look(store, root, &known, max_nodes, &mut levels);
     loop {
-        if let (Some(state), Some(level)) = (state.take(), levels.last_mut()) {
-            level.states.push(state);
-        } else if let Some(State::Whole) = state {
-            held.whole = true;
+        match (state.take(), levels.last_mut()) {
+            (Some(state), Some(level)) => level.states.push(state),
+            (Some(State::Whole), None) => held.whole = true,
+            _ => {}
         }
         let Some(level) = levels.last() else { return held };
         if let Some(&link) = level.links.get(level.states.len()) {
@@ -93,7 +93,7 @@ fn look(
     max_nodes: usize,
     levels: &mut Vec<Level>,
 ) -> Option<State> {
-    let here = identity_content(&cid).is_some() || store.touch(&cid);
+    let here = known_content(&cid).is_some() || store.touch(&cid);
     if !here || !ipld::has_links(cid.codec()) {
         return Some(if here { State::Whole } else { State::Absent });
     }
@@ -103,7 +103,7 @@ fn look(
     if known.len() + levels.len() >= max_nodes {
         return Some(State::Absent);
     }
-    let links = match identity_content(&cid) {
+    let links = match known_content(&cid) {
         Some(content) => ipld::links(&cid, content).ok(),
         None => store.get(&cid).ok().flatten().and_then(|data| ipld::links(&cid, &data).ok()),
     };
