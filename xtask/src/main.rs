@@ -3,6 +3,8 @@
 //! The others (Kubo, Helia) are installed below `target/peers` when they are first needed, by the scripts in `peers/`, and run
 //! on loopback only.
 
+#![allow(clippy::disallowed_methods, reason = "it is no agent: it deals with the machine itself")]
+
 mod agent;
 mod helia;
 mod interop;
@@ -15,6 +17,8 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+
+use crate::helia::Helia;
 
 /// What a step gives, or why it failed.
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -29,6 +33,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Install Helia, without which `interop` cannot run
+    InstallHelia,
     /// Exchange files, folders, DAGs and CARs with Kubo and Helia in all directions
     Interop {
         /// Only the checks whose name contains this
@@ -44,8 +50,11 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let Args { task: Task::Interop { only, json, kills } } = Args::parse();
-    match interop::run(&interop::Options { only, json, kills }) {
+    let outcome = match Args::parse().task {
+        Task::InstallHelia => Helia::install().map(|_| true),
+        Task::Interop { only, json, kills } => interop::run(&interop::Options { only, json, kills }),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
