@@ -24,7 +24,7 @@
 //! | time to open a stream, to say hello | 10 s each |
 //! | time to make a connection, handshake included | twice `Config::handshake_timeout` |
 //! | buffers of a TCP connection | 64 KiB to read, 16 KiB to write |
-//! | what a stream over TCP holds for a slow reader | 256 KiB, and 32 MiB more for all of a connection |
+//! | what a stream over TCP holds for a slow reader | 256 KiB, and 768 KiB more for all of a connection |
 //! | addresses remembered | 8 of each of 1,024 peers |
 //! | DHT packet | 64 KiB |
 //! | records held | 16,384, 16 MiB, each 8 KiB |

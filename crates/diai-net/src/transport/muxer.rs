@@ -21,8 +21,10 @@ use yamux::{Connection, ConnectionError, DEFAULT_CREDIT, Mode, Stream};
 /// one read of the peer (`buffered.rs`), which 64 KiB would all pass by a few bytes.
 const FRAME_BYTES: usize = 62 << 10;
 /// What the windows of all streams of a connection may grow by, beyond the 256 KiB that Yamux promises each: a slow
-/// reader can make us hold as much. It lets one stream fill 1 Gbit/s over 120 ms.
-const GROWTH_BYTES: usize = 32 << 20;
+/// reader can make us hold as much. No window may grow beyond 1 MiB: js-libp2p sends frames as long as the window, and
+/// longer ones than that `yamux` takes for an attack and ends the connection. One stream fills 100 Mbit/s over 80 ms; for
+/// more there is QUIC, whose windows are others.
+const GROWTH_BYTES: usize = 768 << 10;
 /// Streams that the peer opened and nobody took yet; more are reset. As many may wait for an acknowledgement.
 const MAX_WAITING: usize = 256;
 
