@@ -10,6 +10,7 @@ use diai_blocks::{
     car,
     dag::{End, EndReason, Frame as DagFrame, Request, Scope, Skip},
     dag_pb::{Link, Node},
+    ipfs_dht::{self, DhtMessage, DhtPeer},
     unixfs::{Kind, UnixFs},
 };
 use diai_core::{
@@ -37,6 +38,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     blocks(&mut seeds)?;
     ipld(&mut seeds)?;
     workspace(&mut seeds)?;
+    let mut answer = DhtMessage::new(ipfs_dht::Kind::GetProviders, Bytes::from_static(&[0x12, 2, 7, 7]));
+    answer.providers.push(DhtPeer { peer: MALLORY.peer(), addrs: vec!["/ip4/10.0.0.1/tcp/4001".parse()?] });
+    seeds.push(("blocks_ipfs_dht", "provider", answer.to_bytes()));
     let tasks = diai_tasks::fuzzing::seeds().into_iter();
     seeds.extend(tasks.map(|(target, name, bytes)| (target, name, bytes.to_vec())));
     seeds.push(("net_hello", "two-addresses", diai_net::fuzzing::hello_seed(MALLORY.certificate())));
