@@ -152,7 +152,9 @@ pub struct FetchConfig {
     /// How long a fetch without a deadline of its own waits for the next block. Default 60 s.
     pub patience: Duration,
     /// Ask peers for whole DAGs first, where they speak [`dag`](crate::dag), and for single blocks only what does not come
-    /// that way. Default yes.
+    /// that way. Default no: on a fast link both are equally fast, and a sender that is slow on purpose holds such a fetch up
+    /// until its deadline, while Bitswap goes on with others. To be switched on among agents that trust each other, where round
+    /// trips are long.
     pub whole_dags: bool,
     /// Peers that send parts of a DAG at a time. Default 4. Memory: six times `group_bytes` each.
     pub max_senders: usize,
@@ -171,7 +173,7 @@ impl Default for FetchConfig {
             max_providers: 20,
             provider_interval: Duration::from_secs(10),
             patience: Duration::from_secs(60),
-            whole_dags: true,
+            whole_dags: false,
             max_senders: 4,
             stall: Duration::from_secs(5),
         }

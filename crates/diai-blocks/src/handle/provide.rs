@@ -153,7 +153,11 @@ async fn run(shared: Arc<Shared>) {
                 let _ = shared.events.send(event);
             }
             () = shared.wake.notified() => {}
-            Some(PeerEvent::Connected(_)) = peers.next(), if !failed.is_empty() => try_again(&shared, &mut failed, &mut retry),
+            Some(event) = peers.next(), if !failed.is_empty() => {
+                if matches!(event, PeerEvent::Connected(_)) {
+                    try_again(&shared, &mut failed, &mut retry);
+                }
+            }
             () = shared.world.clock.sleep_until(retry) => try_again(&shared, &mut failed, &mut retry),
         }
     }

@@ -26,6 +26,8 @@ const PRIVATE: ProtocolId = ProtocolId::new("/ipfs/lan/kad/1.0.0");
 const MAX_BATCHES: usize = 16;
 /// How long after a failure it is tried again, unless a peer connects before.
 const RETRY: Duration = Duration::from_secs(60);
+/// So many unfinished lookups in a row end an announcement for now.
+const MAX_UNFINISHED: usize = 16;
 /// What is provided in quick succession is announced together.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -179,13 +181,15 @@ impl Shared {
                 // Nobody there could reach this device.
                 continue;
             }
-            let mut todo = Todo::new(hashes.iter().copied());
+            let (mut todo, mut unfinished) = (Todo::new(hashes.iter().copied()), 0);
             while let Some(target) = todo.next() {
-                let Some(mut around) = around(net, &todo, &target, &mut announced).await else { break };
+                let Some((mut around, done)) = around(net, &todo, &target, &mut announced).await else { break };
                 // Servers name the twenty closest: the half of the region that the target is not in is looked at apart.
-                let mut bits = region_bits(&target, &around);
-                if let Some(sibling) = todo.sibling(&target, bits)
-                    && let Some(others) = self::around(net, &todo, &sibling, &mut announced).await
+                // Of an unfinished lookup nothing is known but for the target itself.
+                let mut bits = if done { region_bits(&target, &around) } else { u32::MAX };
+                if done
+                    && let Some(sibling) = todo.sibling(&target, bits)
+                    && let Some((others, true)) = self::around(net, &todo, &sibling, &mut announced).await
                 {
                     bits += u32::from(region_bits(&sibling, &others) > bits);
                     around.extend(others);
@@ -198,6 +202,11 @@ impl Shared {
                 });
                 let told: Vec<_> = stream::iter(tell).buffer_unordered(REPLICATION).collect().await;
                 taken.extend(told.into_iter().flatten());
+                unfinished = if done { 0 } else { unfinished + 1 };
+                if unfinished == MAX_UNFINISHED {
+                    // Too many are dead or slow now: the rest is tried again later.
+                    break;
+                }
             }
         }
         let failed: Vec<_> = hashes.into_iter().filter(|hash| !taken.contains(hash)).collect();
@@ -205,12 +214,12 @@ impl Shared {
     }
 }
 
-/// The peers around `target`, the closest first; `None` if nobody answers.
-async fn around(net: &Net, todo: &Todo, target: &Key, announced: &mut Announced) -> Option<Vec<PeerId>> {
+/// The peers around `target`, the closest first, and whether all that matter have answered; `None` if nobody did.
+async fn around(net: &Net, todo: &Todo, target: &Key, announced: &mut Announced) -> Option<(Vec<PeerId>, bool)> {
     let found = net.lookup(Kind::FindNode, todo.bytes(target)?.into(), *target, REPLICATION, None).await;
     announced.lookups += 1;
     let around: Vec<_> = found.closest().collect();
-    (!around.is_empty()).then_some(around)
+    (!around.is_empty()).then_some((around, found.is_done()))
 }
 
 /// Announces what is provided, and again when it is due.
@@ -224,7 +233,8 @@ async fn run(shared: Arc<Shared>) {
         tokio::select! {
             biased;
             () = shared.wake.notified() => clock.sleep_until(clock.now() + GATHER).await,
-            Some(PeerEvent::Connected(info)) = peers.next() => {
+            Some(event) = peers.next() => {
+                let PeerEvent::Connected(info) = event else { continue };
                 shared.nets.iter().for_each(|net| net.forget_mute(&info.peer));
                 if failed.is_empty() || info.agent.is_some() {
                     continue;

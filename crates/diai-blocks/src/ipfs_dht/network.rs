@@ -27,6 +27,8 @@ const ANNOUNCE_WITHIN: Duration = Duration::from_secs(60);
 const LOOKUP_WITHIN: Duration = Duration::from_secs(60);
 /// Peers of which it is remembered that they do not serve this network.
 const MAX_MUTE: usize = 1024;
+/// Providers that one server may name for a key.
+const MAX_NAMED: usize = 4;
 /// Announcements are written in pieces of about this length.
 const WRITE_BYTES: usize = 32 << 10;
 
@@ -115,7 +117,9 @@ impl Net {
                 Ok(answer) => {
                     self.answers(peer);
                     lookup.answered(&peer, self.believe(answer.closer, true));
-                    let providers = self.believe(answer.providers, false);
+                    let mut providers = self.believe(answer.providers, false);
+                    // No single server fills what a fetch looks at.
+                    providers.truncate(MAX_NAMED);
                     if let Some(told) = told.filter(|_| !providers.is_empty())
                         && told.send(providers).await.is_err()
                     {

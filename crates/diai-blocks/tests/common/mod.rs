@@ -176,7 +176,8 @@ impl Agent {
     }
 
     pub async fn on(world: World, identity: Identity) -> Self {
-        Self::configured(world, identity, BlocksConfig::default()).await
+        let fetch = FetchConfig { whole_dags: true, ..FetchConfig::default() };
+        Self::configured(world, identity, BlocksConfig { fetch, ..BlocksConfig::default() }).await
     }
 
     async fn configured(world: World, identity: Identity, config: BlocksConfig) -> Self {
