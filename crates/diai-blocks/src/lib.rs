@@ -12,7 +12,8 @@
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
 //! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
 //!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
-//! - **A DAG in one request.** Agents send each other whole DAGs ([`dag`]), each block checked as it comes; what is here
+//! - **A DAG in one request, on demand.** Agents send whole DAGs to whoever asks ([`dag`]; fetches ask so if
+//!   [`config::FetchConfig::whole_dags`] says it), each block checked as it comes; what is here
 //!   is not sent, what is cut off goes on where it was, and what does not come is fetched by Bitswap.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.

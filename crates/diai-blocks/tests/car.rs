@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use car_file::{KUBO, KUBO_BLOCKS, KUBO_ROOT, file, import, pool, raw, section, store};
-use common::Agent;
+use common::{Agent, cbor_list};
 use diai_blocks::{
     Block, BlockSource, BlockStore, Cid, DAG_CBOR, ExportCarError, Multihash, Pins, RAW, SourceError,
     car::{self, ExportError, ExportOptions, HeaderError, ImportError, ImportOptions, ProgressFn, Version},
@@ -32,20 +32,6 @@ use futures::{AsyncRead, FutureExt, executor::block_on};
 fn export(source: &dyn BlockSource, roots: &[Cid], options: &ExportOptions) -> Result<Vec<u8>, ExportError> {
     let mut file = Vec::new();
     block_on(car::export(source, roots, &mut file, options)).map(|_| file)
-}
-
-/// A dag-cbor list of links, at most 255.
-fn node(cids: &[Cid]) -> Block {
-    let mut data = match cids.len() {
-        count @ 0..24 => vec![0x80 | count as u8],
-        count => vec![0x98, count as u8],
-    };
-    for cid in cids {
-        let cid = cid.to_bytes();
-        data.extend([0xd8, 42, 0x58, cid.len() as u8 + 1, 0]);
-        data.extend(cid);
-    }
-    Block::new(DAG_CBOR, data).unwrap()
 }
 
 /// A CAR of version 2 around one of version 1.
@@ -139,7 +125,7 @@ fn a_file_on_a_disk_comes_and_goes_in_both_versions() {
 fn an_export_that_fails_leaves_no_file() {
     let (blocks, disk) = (store(), Arc::new(MemoryDisk::new()));
     let (leaf, absent) = (raw("here"), raw("absent"));
-    let root = node(&[leaf.cid, absent.cid]);
+    let root = cbor_list(&[leaf.cid, absent.cid]);
     block_on(async {
         blocks.put_many(vec![leaf, root.clone()]).await.unwrap();
         let options = ExportOptions::default();
@@ -256,9 +242,9 @@ fn an_export_is_depth_first_in_the_order_of_the_links_and_each_block_stands_once
     let blocks = store();
     let (b, c) = (raw("b"), raw("c"));
     // The second way to `c` comes first in depth: it must not wait for the first one.
-    let a = node(&[c.cid, c.cid]);
-    let root = node(&[a.cid, b.cid, c.cid, a.cid]);
-    let other = node(&[b.cid]);
+    let a = cbor_list(&[c.cid, c.cid]);
+    let root = cbor_list(&[a.cid, b.cid, c.cid, a.cid]);
+    let other = cbor_list(&[b.cid]);
     block_on(blocks.put_many(vec![a.clone(), b.clone(), c.clone(), root.clone(), other.clone()])).unwrap();
     let exported = export(&blocks, &[root.cid, other.cid, root.cid], &ExportOptions::default()).unwrap();
     assert_eq!(order(&exported), [root.cid, a.cid, c.cid, b.cid, other.cid]);
@@ -270,8 +256,8 @@ fn an_export_is_depth_first_in_the_order_of_the_links_and_each_block_stands_once
 fn a_partial_export_leaves_out_what_is_not_here_and_counts_it() {
     let blocks = store();
     let (leaf, gone) = (raw("leaf"), raw("gone"));
-    let absent = node(&[raw("below").cid]);
-    let root = node(&[gone.cid, absent.cid, leaf.cid, gone.cid]);
+    let absent = cbor_list(&[raw("below").cid]);
+    let root = cbor_list(&[gone.cid, absent.cid, leaf.cid, gone.cid]);
     block_on(blocks.put_many(vec![leaf.clone(), root.clone()])).unwrap();
     let whole = export(&blocks, &[root.cid], &ExportOptions::default()).unwrap_err();
     let ExportError::Read(unixfs::ReadError::Source(SourceError::NotFound { cid, .. })) = whole else {
@@ -288,9 +274,9 @@ fn a_partial_export_leaves_out_what_is_not_here_and_counts_it() {
 #[test]
 fn links_out_of_identity_cids_are_followed_and_they_themselves_left_out() {
     let (blocks, leaf) = (store(), raw("leaf"));
-    let inner = node(&[leaf.cid]);
+    let inner = cbor_list(&[leaf.cid]);
     let identity = Cid::new_v1(DAG_CBOR, Multihash::wrap(0, &inner.data).unwrap());
-    let root = node(&[identity]);
+    let root = cbor_list(&[identity]);
     block_on(blocks.put_many(vec![leaf.clone(), root.clone()])).unwrap();
     let exported = export(&blocks, &[root.cid], &ExportOptions::default()).unwrap();
     assert_eq!(order(&exported), [root.cid, leaf.cid]);
@@ -334,11 +320,11 @@ impl BlockSource for Counting {
 #[test]
 fn a_deep_dag_with_many_leaves_at_every_level_does_not_fill_the_memory_with_them() {
     let blocks = store();
-    let last = node(&[]);
+    let last = cbor_list(&[]);
     let (mut root, mut all) = (last.clone(), vec![last.clone()]);
     for depth in 0..300u32 {
         let leaves: Vec<_> = (0..20u32).map(|leaf| raw([depth, leaf].map(u32::to_be_bytes).concat())).collect();
-        root = node(&[vec![root.cid], leaves.iter().map(|leaf| leaf.cid).collect()].concat());
+        root = cbor_list(&[vec![root.cid], leaves.iter().map(|leaf| leaf.cid).collect()].concat());
         all.extend(leaves);
         all.push(root.clone());
     }
@@ -372,7 +358,7 @@ fn an_agent_adds_a_car_file_pins_what_is_whole_and_writes_it_again() {
         assert_eq!((written.blocks, written.missing), (KUBO_BLOCKS, 0));
 
         let (here, gone) = (raw("here"), raw("gone"));
-        let part = node(&[here.cid, gone.cid]);
+        let part = cbor_list(&[here.cid, gone.cid]);
         alice.blocks.store().put_many(vec![here, part.clone()]).await.unwrap();
         let now = alice.world.clock.now();
         let whole = alice.blocks.export_car(part.cid, disk.clone(), "part.car", &options, now).await;

@@ -6,7 +6,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::Agent;
+use common::{Agent, cbor_list};
 use diai_blocks::{
     Block, BlockStore, Cid, DAG_CBOR, DAG_JSON, MAX_BLOCK_BYTES, MemoryStore, PinError, Pins, RAW,
     fetch::FetchOptions,
@@ -32,20 +32,6 @@ fn json_links(data: impl AsRef<[u8]>) -> Result<Vec<Cid>, LinksError> {
     ipld::links(&Cid::new_v1(DAG_JSON, *raw("").cid.hash()), data.as_ref())
 }
 
-/// A dag-cbor list of links.
-fn cbor(cids: &[Cid]) -> Block {
-    let mut data = match cids.len() {
-        count @ 0..24 => vec![0x80 | count as u8],
-        count => vec![0x98, count as u8],
-    };
-    for cid in cids {
-        let cid = cid.to_bytes();
-        data.extend([0xd8, 42, 0x58, cid.len() as u8 + 1, 0]);
-        data.extend(cid);
-    }
-    Block::new(DAG_CBOR, data).unwrap()
-}
-
 /// A dag-json map of links.
 fn json(cids: &[Cid]) -> Block {
     let links: Vec<_> = cids.iter().map(|cid| format!(r#""{cid}":{{"/":"{cid}"}}"#)).collect();
@@ -56,9 +42,9 @@ fn json(cids: &[Cid]) -> Block {
 fn mixed() -> (Cid, Vec<Block>) {
     let (a, b, c) = (raw("a"), raw("b"), raw("c"));
     let low = json(&[a.cid, b.cid]);
-    let mid = cbor(&[low.cid, c.cid]);
+    let mid = cbor_list(&[low.cid, c.cid]);
     let top = json(&[mid.cid]);
-    let root = cbor(&[top.cid, low.cid]);
+    let root = cbor_list(&[top.cid, low.cid]);
     (root.cid, vec![a, b, c, low, mid, top, root])
 }
 
@@ -239,7 +225,7 @@ proptest! {
     #[test]
     fn all_links_of_a_node_are_found_in_their_order_and_none_in_a_part_of_it(count in 0usize..40, cut in any::<prop::sample::Index>()) {
         let cids: Vec<_> = (0..count).map(|number| raw(&number.to_string()).cid).collect();
-        for node in [cbor(&cids), json(&cids)] {
+        for node in [cbor_list(&cids), json(&cids)] {
             prop_assert_eq!(ipld::links(&node.cid, &node.data), Ok(cids.clone()));
             let part = &node.data[..cut.index(node.data.len())];
             prop_assert!(ipld::links(&node.cid, part).is_err());
@@ -337,7 +323,7 @@ fn a_node_that_was_seen_under_another_codec_is_followed_all_the_same() {
     sim.clone().run(async move {
         let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
         // The same bytes, once as a leaf and once as a node.
-        let (leaf, node) = (raw("below"), cbor(&[raw("below").cid]));
+        let (leaf, node) = (raw("below"), cbor_list(&[raw("below").cid]));
         let root = json(&[Cid::new_v1(RAW, *node.cid.hash()), node.cid]);
         alice.blocks.store().put_many(vec![leaf.clone(), node, root.clone()]).await.unwrap();
         alice.connect(&bob).await;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::result_large_err, reason = "a test that cannot go on may panic")]
 
+mod tree;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -20,19 +22,13 @@ use diai_blocks::{
     },
 };
 use diai_core::{
-    Disk, EntryKind, Offload, OpenMode,
+    Disk, Offload,
     memory::MemoryDisk,
     os::{FsDisk, ThreadPool},
 };
 use futures::{StreamExt, TryStreamExt, executor::block_on};
 use proptest::prelude::*;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Tree {
-    File(Vec<u8>),
-    Link(String),
-    Folder(BTreeMap<String, Tree>),
-}
+use tree::{Tree, read, write};
 
 fn pool() -> Arc<dyn Offload> {
     Arc::new(ThreadPool::new(2))
@@ -46,38 +42,6 @@ fn store() -> BlockStore {
 fn tight() -> ImportOptions {
     let profile = Profile { chunk_bytes: 16, width: 3, shard_over_bytes: 300, ..Profile::default() };
     ImportOptions { profile, hidden: true, ..ImportOptions::default() }
-}
-
-fn write(disk: &dyn Disk, path: &str, tree: &Tree) {
-    match tree {
-        Tree::File(content) => disk.open(path, OpenMode::CreateNew).unwrap().write_at(0, content).unwrap(),
-        Tree::Link(target) => disk.create_link(path, target).unwrap(),
-        Tree::Folder(entries) => {
-            disk.create_folder(path).unwrap();
-            for (name, tree) in entries {
-                write(disk, &format!("{path}/{name}"), tree);
-            }
-        }
-    }
-}
-
-fn read(disk: &dyn Disk, path: &str) -> Tree {
-    match disk.entry(path).unwrap().kind {
-        EntryKind::File => {
-            let file = disk.open(path, OpenMode::Read).unwrap();
-            let mut content = vec![0; file.len().unwrap() as usize];
-            file.read_exact_at(0, &mut content).unwrap();
-            Tree::File(content)
-        }
-        EntryKind::Symlink => Tree::Link(disk.read_link(path).unwrap()),
-        EntryKind::Folder => Tree::Folder(
-            disk.list(path)
-                .unwrap()
-                .into_iter()
-                .map(|entry| (entry.name.clone(), read(disk, &format!("{path}/{}", entry.name))))
-                .collect(),
-        ),
-    }
 }
 
 fn tree() -> impl Strategy<Value = Tree> {

@@ -4,33 +4,14 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use common::{Group, Peer, guests};
-use diai_core::Clock;
-use diai_tasks::{Config, ExecutorConfig, NativeOutput, NativeTask, TaskSpec, native_fn};
+use common::{Group, guests, slow, wait};
+use diai_tasks::{Config, ExecutorConfig, TaskSpec};
 use futures::future;
 
 fn asking() -> Config {
     Config { allow_local: false, ..Config::default() }
-}
-
-fn wait(clock: &Arc<dyn Clock>, ms: u64) -> diai_core::BoxFuture<'static, ()> {
-    clock.sleep_until(clock.now() + Duration::from_millis(ms))
-}
-
-/// A service that reports progress after 100 ms and ends after a second.
-fn slow(peer: &Peer) -> Arc<dyn NativeTask> {
-    let clock = peer.world.clock.clone();
-    native_fn(move |context: diai_tasks::TaskContext, _| {
-        let clock = clock.clone();
-        async move {
-            wait(&clock, 100).await;
-            context.progress(1, 10, "begun");
-            wait(&clock, 900).await;
-            Ok(NativeOutput::default())
-        }
-    })
 }
 
 #[test]

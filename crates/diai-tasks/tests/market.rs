@@ -14,8 +14,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Group, Peer, guests};
-use diai_core::{AgentId, Calls, Clock};
+use common::{Group, guests, slow, wait};
+use diai_core::{AgentId, Calls};
 use diai_tasks::{
     Config, ExecutorConfig, Input, NativeOutput, NativeTask, Policy, RunError, RunEvent, Serving, TaskEvent,
     TaskFailure, TaskSpec, native_fn,
@@ -26,27 +26,9 @@ fn asking() -> Config {
     Config { allow_local: false, ..Config::default() }
 }
 
-fn wait(clock: &Arc<dyn Clock>, ms: u64) -> diai_core::BoxFuture<'static, ()> {
-    clock.sleep_until(clock.now() + Duration::from_millis(ms))
-}
-
 /// A service that answers with its owner's name.
 fn whoami(agent: AgentId) -> Arc<dyn NativeTask> {
     native_fn(move |_, _| async move { Ok(NativeOutput { stdout: Bytes::from(agent.to_string()), files: vec![] }) })
-}
-
-/// A service that reports progress after 100 ms and ends after a second.
-fn slow(peer: &Peer) -> Arc<dyn NativeTask> {
-    let clock = peer.world.clock.clone();
-    native_fn(move |context: diai_tasks::TaskContext, _| {
-        let clock = clock.clone();
-        async move {
-            wait(&clock, 100).await;
-            context.progress(1, 10, "begun");
-            wait(&clock, 900).await;
-            Ok(NativeOutput::default())
-        }
-    })
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use diai_blocks::{
+    Block, Cid, DAG_CBOR,
     config::{BlocksConfig, FetchConfig},
     handle::Blocks,
 };
@@ -218,4 +219,18 @@ pub fn noise(seed: u64, bytes: usize) -> Bytes {
         chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
     }
     noise.into()
+}
+
+/// A dag-cbor list of links, at most 255.
+pub fn cbor_list(cids: &[Cid]) -> Block {
+    let mut data = match cids.len() {
+        count @ 0..24 => vec![0x80 | count as u8],
+        count => vec![0x98, count as u8],
+    };
+    for cid in cids {
+        let cid = cid.to_bytes();
+        data.extend([0xd8, 42, 0x58, cid.len() as u8 + 1, 0]);
+        data.extend(cid);
+    }
+    Block::new(DAG_CBOR, data).unwrap()
 }

@@ -19,7 +19,10 @@ use diai_core::{
     os::{OsClock, ThreadPool},
 };
 use diai_identity::Identity;
-use diai_tasks::{Access, ArtifactError, Artifacts, Candidates, Config, Content, Flow, TaskSpec, Tasks};
+use diai_tasks::{
+    Access, ArtifactError, Artifacts, Candidates, Config, Content, Flow, NativeOutput, NativeTask, TaskContext,
+    TaskSpec, Tasks, native_fn,
+};
 use futures::{FutureExt, StreamExt};
 use multihash::Multihash;
 use sha2::{Digest, Sha256};
@@ -398,4 +401,22 @@ pub fn on_threads<const N: usize, R>(test: impl AsyncFnOnce([Peer; N]) -> R) -> 
     let peers = peers.collect::<Vec<_>>().try_into().ok().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(test(peers))
+}
+
+pub fn wait(clock: &Arc<dyn Clock>, ms: u64) -> BoxFuture<'static, ()> {
+    clock.sleep_until(clock.now() + Duration::from_millis(ms))
+}
+
+/// A service that reports progress after 100 ms and ends after a second.
+pub fn slow(peer: &Peer) -> Arc<dyn NativeTask> {
+    let clock = peer.world.clock.clone();
+    native_fn(move |context: TaskContext, _| {
+        let clock = clock.clone();
+        async move {
+            wait(&clock, 100).await;
+            context.progress(1, 10, "begun");
+            wait(&clock, 900).await;
+            Ok(NativeOutput::default())
+        }
+    })
 }
