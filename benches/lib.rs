@@ -17,6 +17,7 @@ mod fetch;
 mod find;
 mod idle;
 mod pipe;
+mod providers;
 mod round_trip;
 mod store;
 mod task;
@@ -66,12 +67,13 @@ pub fn main() {
     let card = Scorecard::new(runtime.metrics().num_workers());
     let mut bench = Bench { criterion: Criterion::default().configure_from_args(), runtime, card, test };
     type Row = fn(&mut Bench) -> Result<()>;
-    let rows: [(&str, Row); 8] = [
+    let rows: [(&str, Row); 9] = [
         ("pipe", pipe::run),
         ("round_trip", round_trip::run),
         ("throughput", throughput::run),
         ("find", find::run),
         ("fetch", fetch::run),
+        ("providers", providers::run),
         ("store", store::run),
         ("task", task::run),
         ("idle", idle::run),

@@ -48,6 +48,9 @@ struct Args {
     /// mapped, or the contact that everyone joined through
     #[arg(long, value_enum)]
     kill: Option<Victim>,
+    /// Leave the agents' data folders in this one, which must be empty; each can go on as an `agent --data-dir DIR/NAME`
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
     /// Tell the story as JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -113,11 +116,20 @@ struct Script {
     parts: Vec<String>,
     market: String,
     out: PathBuf,
+    keep: Option<PathBuf>,
     bystanders: usize,
     kill: Option<Victim>,
 }
 
 fn script(args: &Args) -> Result<Script, Usage> {
+    if let Some(keep) = &args.keep
+        && std::fs::read_dir(keep).is_ok_and(|mut entries| entries.next().is_some())
+    {
+        return Err(Usage(format!(
+            "--keep {}: agents of another story may be in it; name a new folder",
+            keep.display()
+        )));
+    }
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path).map_err(|error| Usage(format!("cannot read {}: {error}", path.display())))
     };
@@ -153,6 +165,7 @@ fn script(args: &Args) -> Result<Script, Usage> {
         market: format!("{rows} prices at {} sources ({origin})", parts.len()),
         parts,
         out: args.out.clone(),
+        keep: args.keep.clone(),
         bystanders: 1 + usize::from(args.agents),
         kill: args.kill,
     })

@@ -29,8 +29,10 @@ const COLLABORATORS: [Role; 4] = [Role::Creator, Role::Modeller, Role::SecondMod
 pub(crate) async fn tell(script: Script, account: Account) -> Outcome {
     std::fs::create_dir_all(&script.out)
         .map_err(|error| format!("cannot make the folder {}: {error}", script.out.display()))?;
-    let folder = tempfile::tempdir()?;
-    let cast = Cast::new(folder.path(), script.parts.len());
+    let temporary = tempfile::tempdir()?;
+    let folder = script.keep.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder).map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
+    let cast = Cast::new(folder, script.parts.len());
     let mut story = Story::new(script, account, cast);
     tokio::select! {
         biased;

@@ -31,14 +31,19 @@ pub(crate) struct Agent {
 
 /// Builds the program.
 pub(crate) fn build() -> Outcome<PathBuf> {
+    example("agent")
+}
+
+/// Builds an example.
+pub(crate) fn example(name: &str) -> Outcome<PathBuf> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["build", "--release", "--example", "agent", "--message-format", "json"]).current_dir(root());
+    command.args(["build", "--release", "--example", name, "--message-format", "json"]).current_dir(root());
     let messages = String::from_utf8(process::run(&mut command)?)?;
     let executable = |line: &str| {
         let message: Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "agent").then(|| message["executable"].as_str().map(PathBuf::from))?
+        (message["target"]["name"] == name).then(|| message["executable"].as_str().map(PathBuf::from))?
     };
-    messages.lines().rev().find_map(executable).ok_or_else(|| "cargo built no agent".into())
+    messages.lines().rev().find_map(executable).ok_or_else(|| format!("cargo built no {name}").into())
 }
 
 impl Agent {
@@ -63,6 +68,11 @@ impl Agent {
         agent.addrs = addrs.iter().filter_map(|addr| addr.as_str().map(str::to_owned)).collect();
         agent.peer = ready["peer"].as_str().ok_or("the agent does not say who it is")?.to_owned();
         Ok(agent)
+    }
+
+    /// Of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Its peer id.

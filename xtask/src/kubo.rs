@@ -28,6 +28,10 @@ pub(crate) struct Kubo {
     repository: PathBuf,
     pub(crate) addrs: Vec<String>,
     pub(crate) peer: String,
+    /// Where it takes commands over HTTP.
+    pub(crate) api: String,
+    /// Of the daemon itself.
+    pub(crate) pid: u32,
 }
 
 /// Builds Kubo, if it is not there yet.
@@ -35,6 +39,14 @@ pub(crate) fn install() -> Outcome<PathBuf> {
     let dir = peers_dir().join("kubo");
     process::run(Command::new("sh").arg(root().join("xtask/peers/install-kubo.sh")).arg(&dir))?;
     Ok(dir.join("bin/ipfs"))
+}
+
+/// `ipfs ARGS` on the repository at `home`, with or without a daemon.
+pub(crate) fn command(program: &Path, home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    // No command of a check may wait for ever for what does not come.
+    command.env("IPFS_PATH", home).arg("--timeout=120s").args(args);
+    command
 }
 
 impl Kubo {
@@ -46,24 +58,23 @@ impl Kubo {
         command.env("IPFS", program).env("KUBO_PROFILE", "unixfs-v1-2025");
         command.env("KUBO_ROUTING", if routing == Routing::Dht { "dhtserver" } else { "none" });
         let process = Process::spawn("Kubo", &mut command)?;
-        let (mut addrs, mut peer) = (Vec::new(), String::new());
+        let (mut addrs, mut peer, mut api, mut pid) = (Vec::new(), String::new(), String::new(), 0);
         loop {
             let line = process.line()?;
             match line.split_once(' ') {
                 Some(("addr", addr)) => addrs.push(addr.to_owned()),
                 Some(("peer", id)) => peer = id.to_owned(),
+                Some(("api", url)) => api = url.to_owned(),
+                Some(("pid", id)) => pid = id.parse()?,
                 None if line == "ready" => break,
                 _ => {}
             }
         }
-        Ok(Self { _process: process, program: program.into(), repository: home.into(), addrs, peer })
+        Ok(Self { _process: process, program: program.into(), repository: home.into(), addrs, peer, api, pid })
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        // No command of a check may wait for ever for what does not come.
-        command.env("IPFS_PATH", &self.repository).arg("--timeout=120s").args(args);
-        command
+        command(&self.program, &self.repository, args)
     }
 
     /// What `ipfs ARGS` prints.

@@ -36,6 +36,10 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, input, lines })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn tell(&mut self, line: &str) -> Outcome {
         let input = self.input.as_mut().ok_or("its input is closed")?;
         writeln!(input, "{line}").map_err(|error| format!("{} does not listen: {error}", self.name).into())

@@ -5,6 +5,7 @@ mod content;
 mod crashes;
 mod dht;
 mod exchange;
+mod story;
 
 use std::{
     fs,
@@ -44,7 +45,7 @@ pub(crate) struct Lab {
 
 type Check = (&'static str, fn(&Lab) -> Outcome);
 
-const CHECKS: &[&[Check]] = &[exchange::CHECKS, dht::CHECKS, cars::CHECKS, crashes::CHECKS];
+const CHECKS: &[&[Check]] = &[exchange::CHECKS, dht::CHECKS, cars::CHECKS, crashes::CHECKS, story::CHECKS];
 
 /// Runs the checks; whether all passed.
 pub(crate) fn run(options: &Options) -> Outcome<bool> {
