@@ -102,7 +102,7 @@ impl Default for ServerConfig {
 /// a DAG of files takes about two batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DagConfig {
-    /// Requests of one peer that are answered at a time. Default 8.
+    /// Requests of one peer that are answered at a time, at most a quarter of `max_streams`. Default 8.
     pub max_streams_per_peer: usize,
     /// Requests that are answered at a time; others are told that we are busy. Default 16.
     pub max_streams: usize,
@@ -158,7 +158,7 @@ pub struct FetchConfig {
     pub whole_dags: bool,
     /// Peers that send parts of a DAG at a time. Default 4. Memory: six times `group_bytes` each.
     pub max_senders: usize,
-    /// A sender of a DAG that sends nothing for this long is left. Default 5 s.
+    /// A sender of a DAG that sends nothing for this long is left, as is one that sends less than 1 MiB in 10 s. Default 3 s.
     pub stall: Duration,
 }
 
@@ -175,7 +175,7 @@ impl Default for FetchConfig {
             patience: Duration::from_secs(60),
             whole_dags: false,
             max_senders: 4,
-            stall: Duration::from_secs(5),
+            stall: Duration::from_secs(3),
         }
     }
 }

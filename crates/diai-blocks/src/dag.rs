@@ -41,6 +41,7 @@ mod expected;
 mod frame;
 mod held;
 mod incoming;
+mod pace;
 mod receive;
 mod request;
 mod server;

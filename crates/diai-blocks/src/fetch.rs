@@ -2,6 +2,7 @@
 //! configured, whole DAGs come in one request where a peer speaks [`dag`](crate::dag), and whatever is left, by default all, by
 //! [`bitswap`](crate::bitswap).
 
+mod account;
 mod dag;
 mod source;
 mod whole;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Instant, PeerId, RecordKey, World};
 
+pub use account::{FetchAccount, SentBy, Via};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
@@ -99,6 +101,8 @@ pub struct FetchOptions {
     pub holders: Vec<PeerId>,
     /// Told whenever blocks have come, on the fetching task.
     pub progress: Option<FetchProgressFn>,
+    /// Who sent what, to be looked at during the fetch and after it, whatever became of it. A clone is the same account.
+    pub account: FetchAccount,
 }
 
 impl fmt::Debug for FetchOptions {
