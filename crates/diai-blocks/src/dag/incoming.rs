@@ -178,3 +178,58 @@ async fn read(clock: &dyn Clock, stream: &mut BoxStream, waits: &mut Waits, buff
     waits.pace.note(clock.now().since(begin), read);
     Ok(read)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use diai_core::{
+        AcceptOptions,
+        memory::{AgentSpec, Sim},
+    };
+    use futures::AsyncWriteExt;
+
+    use super::*;
+    use crate::{Block, RAW, dag::PROTOCOL};
+
+    /// Frames that are read after pauses of ours, and of the sender's.
+    fn frames_with_pauses(ours: u64, theirs: u64) -> Result<usize, Fault> {
+        let sim = Sim::new(1);
+        sim.clone().run(async move {
+            let (here, there) = (sim.join(AgentSpec::example(1)), sim.join(AgentSpec::example(2)));
+            let mut incoming = there.network.accept(&[PROTOCOL], AcceptOptions::default()).unwrap();
+            let stream = here.network.open(there.network.local_peer(), &[PROTOCOL]).await.unwrap().stream;
+            let mut sending = JoinSet::new();
+            let clock = there.clock.clone();
+            sending.spawn(async move {
+                let mut stream = incoming.next().await.unwrap().stream;
+                for number in 0..8u8 {
+                    let block = Block::new(RAW, vec![number; 100]).unwrap();
+                    let mut out = BytesMut::new();
+                    Frame::Block { cid: block.cid, data: block.data }.put(&mut out);
+                    stream.write_all(&out).await.unwrap();
+                    stream.flush().await.unwrap();
+                    clock.sleep_until(clock.now() + Duration::from_secs(theirs)).await;
+                }
+            });
+            let (_stop, stopped) = oneshot::channel();
+            let frames = Frames::new(here.clock.clone(), stream, Duration::from_secs(3), Instant::NEVER);
+            let (mut batches, mut count) = (frames.batches(stopped), 0);
+            while count < 8 {
+                count += batches.next().await.unwrap()?.len();
+                here.clock.sleep_until(here.clock.now() + Duration::from_secs(ours)).await;
+            }
+            Ok(count)
+        })
+    }
+
+    #[test]
+    fn time_in_which_nobody_listens_counts_against_no_sender() {
+        assert_eq!(frames_with_pauses(30, 1).unwrap(), 8);
+    }
+
+    #[test]
+    fn a_sender_of_next_to_nothing_is_slow_and_one_of_nothing_at_all_silent() {
+        assert!(matches!(frames_with_pauses(0, 2), Err(Fault::Slow)));
+        assert!(matches!(frames_with_pauses(0, 4), Err(Fault::Silent)));
+    }
+}

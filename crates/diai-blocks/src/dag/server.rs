@@ -72,12 +72,15 @@ impl DagServer {
         let options = AcceptOptions { max_per_peer: config.max_streams_per_peer, max_waiting: 64, uncertified: false };
         let incoming = world.network.accept(&[PROTOCOL], options)?;
         let counters = Arc::new(Counters::default());
-        let least = config.batch_bytes + MAX_BLOCK_BYTES;
+        // Each answer has room for a batch of its own; what is left is for those that read ahead.
+        let batch = config.batch_bytes + MAX_BLOCK_BYTES;
+        let room = config.max_sending_bytes.clamp(batch, 1 << 30);
+        let streams = config.max_streams.min(room / batch);
         let tools = Tools {
             world: world.clone(),
             store,
-            streams: Streams::new(config.max_streams, config.max_streams_per_peer),
-            sending: Arc::new(Semaphore::new(config.max_sending_bytes.clamp(least, 1 << 30))),
+            streams: Streams::new(streams, config.max_streams_per_peer),
+            ahead: Arc::new(Semaphore::new(room / batch - streams)),
             counters: counters.clone(),
             config,
         };
@@ -105,8 +108,8 @@ struct Tools {
     world: World,
     store: BlockStore,
     streams: Streams,
-    /// Bytes read and not yet taken by a peer. Nobody waits for those of others.
-    sending: Arc<Semaphore>,
+    /// Batches read while the one before is not taken yet. Nobody waits for those of others.
+    ahead: Arc<Semaphore>,
     counters: Arc<Counters>,
     config: DagConfig,
 }
@@ -149,11 +152,12 @@ async fn serve(tools: Tools, inbound: Inbound) {
     };
     tools.counters.requests.fetch_add(1, Ordering::Relaxed);
     let mut out = Out { tools: &tools, stream, pace: Pace::default() };
-    let room = || Some((tools.streams.take(peer)?, tools.room()?));
-    let answered = match room() {
-        _ if request.only_asks() => out.whether(request.root).await,
-        Some((_stream, room)) => out.answer(request, room).await,
-        None => out.end(EndReason::Busy).await,
+    let answered = match request.only_asks() {
+        true => out.whether(request.root).await,
+        false => match tools.streams.take(peer) {
+            Some(_permit) => out.answer(request).await,
+            None => out.end(EndReason::Busy).await,
+        },
     };
     if let Err(error) = answered {
         tracing::debug!(%peer, %error, "dag not sent");
@@ -234,7 +238,7 @@ impl Out<'_> {
     }
 
     /// Writes one batch while the next is read, if there is room for both.
-    async fn answer(&mut self, request: Request, room: Permit) -> io::Result<()> {
+    async fn answer(&mut self, request: Request) -> io::Result<()> {
         let tools = self.tools;
         let config = &tools.config;
         let limits =
@@ -242,12 +246,11 @@ impl Out<'_> {
         let max_bytes = request.max_bytes.min(config.max_bytes);
         let walker = Walker::new(tools.store.store().clone(), Request { max_bytes, ..request }, limits);
         let (mut walker, mut batch) = read(tools, walker).await?;
-        // This is ours to the end, however many others there are; more is taken only while there is more.
-        let mut more = None;
+        let mut ahead = None;
         while !batch.ended {
             let sent = std::mem::take(&mut batch);
-            more = more.or_else(|| tools.room());
-            if more.is_some() {
+            ahead = ahead.or_else(|| tools.ahead.try_acquire().ok());
+            if ahead.is_some() {
                 ((), (walker, batch)) = try_join(self.send(sent), read(tools, walker)).await?;
             } else {
                 self.send(sent).await?;
@@ -255,7 +258,7 @@ impl Out<'_> {
             }
         }
         self.send(batch).await?;
-        drop((room, more));
+        drop(ahead);
         self.stream.close().await
     }
 
@@ -301,19 +304,11 @@ impl Out<'_> {
 }
 
 impl Tools {
-    /// Room for one batch.
-    fn room(&self) -> Option<Permit> {
-        let bytes = (self.config.batch_bytes + MAX_BLOCK_BYTES) as u32;
-        self.sending.clone().try_acquire_many_owned(bytes).ok()
-    }
-
     fn sent(&self, batch: &Batch) {
         self.counters.blocks.fetch_add(batch.blocks, Ordering::Relaxed);
         self.counters.bytes.fetch_add(batch.bytes, Ordering::Relaxed);
     }
 }
-
-type Permit = OwnedSemaphorePermit;
 
 async fn read(tools: &Tools, mut walker: Walker) -> io::Result<(Walker, Batch)> {
     let work = move || {
