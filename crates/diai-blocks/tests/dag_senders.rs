@@ -367,6 +367,27 @@ fn peers_that_never_read_leave_room_for_others() {
 }
 
 #[test]
+fn a_receiver_below_the_floor_is_left() {
+    let sim = Sim::new(29);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let content = noise(29, 40 << 20);
+        let cid = add(&alice, &content).await;
+        let evil = identity(&sim, 66);
+        let world = join(&sim, &evil);
+        let request = Request { root: cid, scope: Scope::Dag, skips: Vec::new(), max_bytes: u64::MAX };
+        let mut stream = ask(&world, alice.peer(), &request.encode()).await;
+        let (mut piece, mut taken) = (vec![0; 64 << 10], 0);
+        while let Ok(read @ 1..) = stream.read(&mut piece).await {
+            taken += read;
+            world.clock.sleep_until(world.clock.now() + Duration::from_secs(1)).await;
+        }
+        assert!(taken < 4 << 20, "{taken} bytes were sent at 64 KiB a second");
+        assert!(alice.world.network.peer(evil.peer()).is_some(), "to be slow is no misdeed");
+    });
+}
+
+#[test]
 fn the_account_says_who_sent_what() {
     let sim = Sim::new(28);
     sim.clone().run(async move {

@@ -52,6 +52,8 @@ const MAX_REPEATED_BYTES: u64 = 16 << 20;
 pub(crate) struct Tally {
     pub(crate) blocks: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// Of the blocks, those with links.
+    pub(crate) nodes: AtomicU64,
     pub(crate) unflushed: AtomicU64,
     pub(crate) max_bytes: u64,
     pub(crate) account: FetchAccount,
@@ -311,6 +313,10 @@ impl Receiver<'_> {
         tally.account.note(self.peer, Via::WholeDag, bytes);
         tally.blocks.fetch_add(1, Ordering::Relaxed);
         let total = tally.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let node = u64::from(self.expected.is_node(&block.cid));
+        if tally.nodes.fetch_add(node, Ordering::Relaxed) + node > self.tools.config.max_nodes as u64 {
+            return Err(self.cut(Unexpected::Nodes));
+        }
         self.came.fetch_add(bytes.max(1), Ordering::Relaxed);
         self.fresh_bytes += bytes + BLOCK_OVERHEAD as u64;
         self.group_bytes += block.data.len() + BLOCK_OVERHEAD;
