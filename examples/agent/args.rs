@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// named by --peer
     #[arg(long, value_enum, default_value = "off")]
     pub(crate) ipfs_dht: Switch,
+    /// Whether to ask agents for whole DAGs in one request, and for single blocks only what does not come that way
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) whole_dags: Switch,
     /// Print JSON, one object per line: answers to commands in order, and events
     #[arg(long)]
     pub(crate) json: bool,

@@ -27,7 +27,7 @@ use std::{
 use clap::Parser;
 use diai::{
     Agent, Event, Events, Preset, StartError, StreamExt,
-    blocks::{BlocksConfig, IpfsDhtConfig},
+    blocks::{BlocksConfig, IpfsDhtConfig, config::FetchConfig},
     core::PeerEvent,
     identity::key_file::{KeyFile, KeyFileError},
 };
@@ -172,9 +172,11 @@ async fn start(
         .serve_tasks(true)
         .service("echo", |request| async move { Ok(request.body.into()) })
         .service("text", show);
-    if args.ipfs_dht == Switch::On {
-        builder = builder.blocks(BlocksConfig { ipfs_dht: Some(IpfsDhtConfig::default()), ..BlocksConfig::default() });
-    }
+    builder = builder.blocks(BlocksConfig {
+        fetch: FetchConfig { whole_dags: args.whole_dags == Switch::On, ..FetchConfig::default() },
+        ipfs_dht: (args.ipfs_dht == Switch::On).then(IpfsDhtConfig::default),
+        ..BlocksConfig::default()
+    });
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));
     builder = args.peer.into_iter().fold(builder, |builder, addr| builder.contact(addr));
     builder = args.capability.into_iter().fold(builder, |builder, path| builder.capability(path));

@@ -186,14 +186,23 @@ async fn get(agent: &Agent, cid: Cid, out: &Path, within: Duration) -> Result<Va
     };
     let deadline = agent.world().clock.now() + within;
     let blocks = agent.blocks();
-    blocks.fetch(cid, &FetchOptions::until(deadline)).await.map_err(|error| failure(error.into()))?;
+    let options = FetchOptions::until(deadline);
+    blocks.fetch(cid, &options).await.map_err(|error| failure(error.into()))?;
     let (disk, name) = place(out)?;
     let bytes = if blocks.is_sealed(cid).await.map_err(failure)? {
         blocks.export_sealed(cid, disk, &name, deadline).await.map_err(failure)?
     } else {
         blocks.export(cid, disk, &name, deadline).await.map_err(failure)?
     };
-    Ok(json!({ "path": out.display().to_string(), "bytes": bytes }))
+    let from = options.account.senders().into_iter().map(|sent| {
+        json!({
+            "peer": sent.peer.to_string(),
+            "via": sent.via.to_string(),
+            "blocks": sent.blocks,
+            "bytes": sent.bytes,
+        })
+    });
+    Ok(json!({ "path": out.display().to_string(), "bytes": bytes, "from": from.collect::<Vec<_>>() }))
 }
 
 async fn run(agent: &Agent, command: Run) -> Result<Value, Failure> {

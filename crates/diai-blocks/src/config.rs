@@ -97,12 +97,13 @@ impl Default for ServerConfig {
     }
 }
 
-/// How whole DAGs are served, by [`dag`](crate::dag). Memory at worst: `max_sending_bytes`, and for each of `max_streams`
+/// How whole DAGs are served, by [`dag`](crate::dag). Each answer has room for one batch of `max_sending_bytes`, and for a
+/// second one while there is more. Memory at worst: `max_sending_bytes`, and for each of `max_streams`
 /// 100 bytes for each node and each waiting link, and 3 MiB; that is 0.5 GiB here, for the most hostile DAGs. An answer of
 /// a DAG of files takes about two batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DagConfig {
-    /// Requests of one peer that are answered at a time. Default 8.
+    /// Requests of one peer that are answered at a time, at most a quarter of `max_streams`. Default 8.
     pub max_streams_per_peer: usize,
     /// Requests that are answered at a time; others are told that we are busy. Default 16.
     pub max_streams: usize,
@@ -152,13 +153,12 @@ pub struct FetchConfig {
     /// How long a fetch without a deadline of its own waits for the next block. Default 60 s.
     pub patience: Duration,
     /// Ask peers for whole DAGs first, where they speak [`dag`](crate::dag), and for single blocks only what does not come
-    /// that way. Default no: on a fast link both are equally fast, and a sender that is slow on purpose holds such a fetch up
-    /// until its deadline, while Bitswap goes on with others. To be switched on among agents that trust each other, where round
-    /// trips are long.
+    /// that way. Default yes.
     pub whole_dags: bool,
-    /// Peers that send parts of a DAG at a time. Default 4. Memory: six times `group_bytes` each.
+    /// Peers that send parts of a DAG at a time; others that have it step in when one leaves. Default 4. Memory: twelve times
+    /// `group_bytes` each.
     pub max_senders: usize,
-    /// A sender of a DAG that sends nothing for this long is left. Default 5 s.
+    /// A sender of a DAG that sends nothing for this long is left, as is one that sends less than 1 MiB in 10 s. Default 3 s.
     pub stall: Duration,
 }
 
@@ -173,9 +173,9 @@ impl Default for FetchConfig {
             max_providers: 20,
             provider_interval: Duration::from_secs(10),
             patience: Duration::from_secs(60),
-            whole_dags: false,
+            whole_dags: true,
             max_senders: 4,
-            stall: Duration::from_secs(5),
+            stall: Duration::from_secs(3),
         }
     }
 }

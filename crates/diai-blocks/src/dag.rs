@@ -26,6 +26,10 @@
 //! **Trust.** Every block is hashed when it arrives and must be the next that the blocks before it announced. A sender of
 //! anything else, and one whose end does not fit what it sent, is penalised and left. What came before stays.
 //!
+//! **Patience.** Who is slower than the floor is left, by sender and receiver alike, and not penalised; only who says nothing
+//! where it owes an answer is. Time that the other side spends on itself does not count. A sender that has no room for one more
+//! answer says so at once; whether it has a root it tells even then.
+//!
 //! # Limits
 //! | what | limit |
 //! |---|---|
@@ -33,14 +37,20 @@
 //! | skips of a request | [`MAX_SKIPS`] |
 //! | turns of all skips of a request | [`MAX_TURNS`] |
 //! | bytes of a block | [`MAX_BLOCK_BYTES`](crate::MAX_BLOCK_BYTES) |
-//! | depth | [`MAX_DEPTH`]; beyond, single blocks are asked for by Bitswap |
-//! | nodes, links that wait, streams, bytes under way of a sender | [`DagConfig`] |
+//! | depth | [`MAX_DEPTH`]; beyond, a receiver asks from there |
+//! | nodes, links that wait, streams, bytes under way of a sender | [`DagConfig`]; a quarter of the streams is for one peer |
 //! | nodes, bytes of a receiver | [`FetchConfig`](crate::config::FetchConfig) |
+//! | links that wait at a receiver | 262,144 for a request |
+//! | bytes that a receiver takes though they are here | 16 MiB for a request, and as many as are not |
+//! | time for 1 MiB of an answer | 10 s of waiting for the other side |
+//! | silence of a sender | [`FetchConfig::stall`](crate::config::FetchConfig::stall) |
+//! | silence of a receiver | 10 s |
 
 mod expected;
 mod frame;
 mod held;
 mod incoming;
+mod pace;
 mod receive;
 mod request;
 mod server;

@@ -1,7 +1,7 @@
-//! Getting blocks and whole DAGs: from the store, from connected peers, then from providers that the DHT knows. If so
-//! configured, whole DAGs come in one request where a peer speaks [`dag`](crate::dag), and whatever is left, by default all, by
-//! [`bitswap`](crate::bitswap).
+//! Getting blocks and whole DAGs: from the store, from connected peers, then from providers that the DHT knows. Whole DAGs come
+//! in one request where a peer speaks [`dag`](crate::dag), and whatever is left by [`bitswap`](crate::bitswap).
 
+mod account;
 mod dag;
 mod source;
 mod whole;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Instant, PeerId, RecordKey, World};
 
+pub use account::{FetchAccount, SentBy, Via};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
@@ -99,6 +100,8 @@ pub struct FetchOptions {
     pub holders: Vec<PeerId>,
     /// Told whenever blocks have come, on the fetching task.
     pub progress: Option<FetchProgressFn>,
+    /// Who sent what, to be looked at during the fetch and after it, whatever became of it. A clone is the same account.
+    pub account: FetchAccount,
 }
 
 impl fmt::Debug for FetchOptions {
@@ -192,8 +195,9 @@ impl Fetcher {
     /// All blocks of the DAG under `root` that are not here yet. All are stored and durable when it returns. Links are
     /// followed out of dag-pb, dag-cbor and dag-json; blocks of other codecs are leaves.
     ///
-    /// If [`FetchConfig::whole_dags`] says so, holders, connected devices of agents and providers are first asked for the whole, in one request
-    /// ([`dag`](crate::dag)), or each for its share of it; what does not come that way is asked for block by block.
+    /// Unless [`FetchConfig::whole_dags`] says no, holders, connected devices of agents and providers are first asked for the
+    /// whole, in one request ([`dag`](crate::dag)), or each for its share of it; what does not come that way, or not in half of
+    /// the time, is asked for block by block.
     ///
     /// Memory: about [`FetchConfig::max_open_bytes`], whatever the size of the DAG.
     ///

@@ -12,9 +12,9 @@
 //! - **Nothing escapes.** A tree that a stranger made, once exported, never leaves its target folder.
 //! - **Any IPFS node is a peer.** Blocks are exchanged by Bitswap 1.2.0; who is likely to have a block is asked alone, so
 //!   that nearly nothing comes twice, and who sends anything else than was asked for is cut off.
-//! - **A DAG in one request, on demand.** Agents send whole DAGs to whoever asks ([`dag`]; fetches ask so if
-//!   [`config::FetchConfig::whole_dags`] says it), each block checked as it comes; what is here
-//!   is not sent, what is cut off goes on where it was, and what does not come is fetched by Bitswap.
+//! - **A DAG in one request.** Between agents whole DAGs come in one request, or from several senders in one each ([`dag`],
+//!   [`config::FetchConfig::whole_dags`]), each block checked as it comes; what is here is not sent, what is cut off goes on
+//!   where it was, and what does not come, or too slowly, is fetched by Bitswap.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!

@@ -186,6 +186,11 @@ impl Session {
         self.send(ClientInput::Want { session: self.session, cids }).await;
     }
 
+    /// Asks for these no longer: they came by another way. Cancel-safe.
+    pub(crate) async fn unwant(&self, cids: Vec<Cid>) {
+        self.send(ClientInput::Unwant { session: self.session, cids }).await;
+    }
+
     /// Names peers that are likely to hold what is wanted; they are dialled when asked. Cancel-safe.
     pub async fn holders(&self, peers: Vec<PeerId>) {
         self.send(ClientInput::Holders { session: self.session, peers }).await;

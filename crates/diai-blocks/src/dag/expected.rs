@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{identity_content, ipld};
 
-/// Links that may wait; one node has at most 65,536.
-const MAX_WAITING: usize = 1 << 20;
+/// Links that may wait, of 96 bytes each; one node has at most 65,536, and no sender of ours has more waiting.
+const MAX_WAITING: usize = 262_144;
 
 /// What went wrong with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,25 +4,42 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use diai_core::{BoxStream, Clock, Instant, Misbehaviour, OpenError, timeout_at};
-use futures::{AsyncReadExt, FutureExt};
+use futures::{
+    AsyncReadExt, FutureExt,
+    stream::{self, BoxStream as Row, StreamExt},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
-use super::Frame;
+use super::{Frame, pace::Pace};
 
 /// Asked for at a time while no long frame comes.
 const READ_BYTES: usize = 64 << 10;
 /// Frames are checked in batches of so many, or of so many bytes, and of fewer while no more are there.
 const BATCH_FRAMES: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// A sender for which we wait so long for so little is left.
-const LEAST_PROGRESS: (usize, Duration) = (64 << 10, Duration::from_secs(10));
 
 /// Why a sender was left.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("it sent nothing, or next to nothing")]
-    Stalled,
+    #[error("it could not be reached in time")]
+    Unreached,
+    #[error("it sent nothing")]
+    Silent,
+    #[error("it sent next to nothing")]
+    Slow,
+    #[error("the time for whole DAGs is over")]
+    Late,
+    #[error("it sent what is here already, over and over")]
+    Repeats,
+    #[error("what was to be skipped is here no more")]
+    Gone,
+    #[error("its DAG has too many links at a time")]
+    Wide,
     #[error("the stream broke: {0}")]
     Broken(#[from] io::Error),
     #[error("it misbehaved: {0:?}")]
@@ -33,8 +50,7 @@ pub(super) enum Fault {
 struct Waits {
     stall: Duration,
     deadline: Instant,
-    waited: Duration,
-    bytes: usize,
+    pace: Pace,
 }
 
 pub(super) struct Frames {
@@ -49,8 +65,33 @@ pub(super) struct Frames {
 impl Frames {
     /// A sender that sends nothing for as long as `stall` is done with, and anybody at the `deadline`.
     pub(super) fn new(clock: Arc<dyn Clock>, stream: BoxStream, stall: Duration, deadline: Instant) -> Self {
-        let waits = Waits { stall, deadline, waited: Duration::ZERO, bytes: 0 };
+        let waits = Waits { stall, deadline, pace: Pace::default() };
         Self { clock, stream, buffer: BytesMut::new(), waits, over: None }
+    }
+
+    /// Batches of frames, up to a fault, or until `stop`. They are read by a task of their own, so that no time counts
+    /// against the sender in which nobody listened to it.
+    pub(super) fn batches(mut self, mut stop: oneshot::Receiver<()>) -> Row<'static, Result<Vec<Frame>, Fault>> {
+        let (sender, batches) = mpsc::channel(1);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            loop {
+                let batch = tokio::select! {
+                    biased;
+                    _ = &mut stop => return,
+                    batch = self.batch() => batch,
+                };
+                let over = batch.is_err();
+                // Whoever wanted it may have left.
+                if sender.send(batch).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        let next = |(mut batches, task): (mpsc::Receiver<_>, JoinSet<()>)| async move {
+            batches.recv().await.map(|batch| (batch, (batches, task)))
+        };
+        stream::unfold((batches, task), next).boxed()
     }
 
     /// Some frames, at least one.
@@ -127,12 +168,68 @@ impl Frames {
 
 async fn read(clock: &dyn Clock, stream: &mut BoxStream, waits: &mut Waits, buffer: &mut [u8]) -> Result<usize, Fault> {
     let begin = clock.now();
-    let deadline = waits.deadline.min(begin + waits.stall);
-    let read = timeout_at(clock, deadline, stream.read(buffer)).await.map_err(|_| Fault::Stalled)??;
-    waits.waited += clock.now().since(begin);
-    waits.bytes += read;
-    if waits.bytes >= LEAST_PROGRESS.0 {
-        (waits.waited, waits.bytes) = (Duration::ZERO, 0);
+    let (silent, slow) = (begin + waits.stall, begin + waits.pace.left());
+    let until = waits.deadline.min(silent).min(slow);
+    let read = timeout_at(clock, until, stream.read(buffer)).await.map_err(|_| match until {
+        _ if until == waits.deadline => Fault::Late,
+        _ if until == slow => Fault::Slow,
+        _ => Fault::Silent,
+    })??;
+    waits.pace.note(clock.now().since(begin), read);
+    Ok(read)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail")]
+mod tests {
+    use diai_core::{
+        AcceptOptions,
+        memory::{AgentSpec, Sim},
+    };
+    use futures::AsyncWriteExt;
+
+    use super::*;
+    use crate::{Block, RAW, dag::PROTOCOL};
+
+    /// Frames that are read after pauses of ours, and of the sender's.
+    fn frames_with_pauses(ours: u64, theirs: u64) -> Result<usize, Fault> {
+        let sim = Sim::new(1);
+        sim.clone().run(async move {
+            let (here, there) = (sim.join(AgentSpec::example(1)), sim.join(AgentSpec::example(2)));
+            let mut incoming = there.network.accept(&[PROTOCOL], AcceptOptions::default()).unwrap();
+            let stream = here.network.open(there.network.local_peer(), &[PROTOCOL]).await.unwrap().stream;
+            let mut sending = JoinSet::new();
+            let clock = there.clock.clone();
+            sending.spawn(async move {
+                let mut stream = incoming.next().await.unwrap().stream;
+                for number in 0..8u8 {
+                    let block = Block::new(RAW, vec![number; 100]).unwrap();
+                    let mut out = BytesMut::new();
+                    Frame::Block { cid: block.cid, data: block.data }.put(&mut out);
+                    stream.write_all(&out).await.unwrap();
+                    stream.flush().await.unwrap();
+                    clock.sleep_until(clock.now() + Duration::from_secs(theirs)).await;
+                }
+            });
+            let (_stop, stopped) = oneshot::channel();
+            let frames = Frames::new(here.clock.clone(), stream, Duration::from_secs(3), Instant::NEVER);
+            let (mut batches, mut count) = (frames.batches(stopped), 0);
+            while count < 8 {
+                count += batches.next().await.unwrap()?.len();
+                here.clock.sleep_until(here.clock.now() + Duration::from_secs(ours)).await;
+            }
+            Ok(count)
+        })
     }
-    if waits.waited >= LEAST_PROGRESS.1 { Err(Fault::Stalled) } else { Ok(read) }
+
+    #[test]
+    fn time_in_which_nobody_listens_counts_against_no_sender() {
+        assert_eq!(frames_with_pauses(30, 1).unwrap(), 8);
+    }
+
+    #[test]
+    fn a_sender_of_next_to_nothing_is_slow_and_one_of_nothing_at_all_silent() {
+        assert!(matches!(frames_with_pauses(0, 2), Err(Fault::Slow)));
+        assert!(matches!(frames_with_pauses(0, 4), Err(Fault::Silent)));
+    }
 }

@@ -15,7 +15,7 @@ use futures::{AsyncWriteExt, FutureExt, StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::{
-    EndReason, Frame, PROTOCOL, Request, Scope,
+    End, EndReason, Frame, PROTOCOL, Request, Scope,
     expected::{Expected, Unexpected},
     incoming::{Fault, Frames},
 };
@@ -23,6 +23,7 @@ use crate::{
     Block, BlockStore, FetchError,
     block::verify,
     config::FetchConfig,
+    fetch::{FetchAccount, Via},
     ipld,
     store::Key,
     unixfs::{self, ReadError},
@@ -41,13 +42,21 @@ const FLUSH_EVERY_BYTES: u64 = 32 << 20;
 /// When so many bytes are about to come that are here already, it pays to ask anew.
 const WORTH_ASKING_BYTES: u64 = 256 << 10;
 
-/// What came, from all senders together.
+/// What a block takes in memory beside its data, so that empty ones are bounded too.
+const BLOCK_OVERHEAD: usize = 256;
+/// A sender may send so much that is here already, and as much again as it sends of what is not.
+const MAX_REPEATED_BYTES: u64 = 16 << 20;
+
+/// What came that was not here, from all senders together.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) blocks: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// Of the blocks, those with links.
+    pub(crate) nodes: AtomicU64,
     pub(crate) unflushed: AtomicU64,
     pub(crate) max_bytes: u64,
+    pub(crate) account: FetchAccount,
 }
 
 /// What a receiver works with.
@@ -70,8 +79,10 @@ pub(crate) enum Ended {
     Complete { missing: u64 },
     /// It is worth asking again, with what is here now.
     Again,
-    /// The sender has too much to do, or its store failed, or it was told to stop.
+    /// It was told to stop.
     Stopped,
+    /// The sender has too much to do, or its store failed.
+    Busy,
     /// The sender is not to be asked again.
     Left,
 }
@@ -109,7 +120,7 @@ async fn open(tools: &Receiving<'_>, peer: PeerId, request: &Request) -> Result<
         stream.flush().await?;
         Ok::<_, Fault>(stream)
     };
-    let stream = timeout_at(&*clock, deadline, open).await.map_err(|_| Fault::Stalled)??;
+    let stream = timeout_at(&*clock, deadline, open).await.map_err(|_| Fault::Unreached)??;
     Ok(Frames::new(clock, stream, tools.config.stall, tools.deadline))
 }
 
@@ -126,54 +137,60 @@ pub(crate) async fn probe(tools: &Receiving<'_>, peer: PeerId, root: Cid) -> boo
 }
 
 /// Asks `peer`, and stores what comes. It is penalised for what it does wrong. `stop` ends it, with what has come.
+/// `came` counts bytes, while they come.
 pub(crate) async fn receive(
     tools: &Receiving<'_>,
     peer: PeerId,
     request: &Request,
-    stop: oneshot::Receiver<()>,
-) -> Result<(Ended, u64), FetchError> {
-    let expected = Expected::new(request, tools.config.max_nodes);
+    mut stop: oneshot::Receiver<()>,
+    came: Arc<AtomicU64>,
+) -> Result<Ended, FetchError> {
+    let opened = tokio::select! {
+        biased;
+        _ = &mut stop => return Ok(Ended::Stopped),
+        opened = open(tools, peer, request) => opened,
+    };
     let mut receiver = Receiver {
         tools,
+        peer,
         request,
-        expected,
+        expected: Expected::new(request, tools.config.max_nodes),
         group: Vec::new(),
         group_bytes: 0,
         keys: BTreeSet::new(),
         keys_before: BTreeSet::new(),
         storing: None,
-        blocks: 0,
-        bytes: 0,
-        missing: 0,
-        skipped: 0,
+        sent: End::empty(EndReason::Complete),
+        fresh_bytes: 0,
+        repeated_bytes: 0,
+        came,
     };
-    let ended = match open(tools, peer, request).await {
+    let ended = match opened {
         Ok(frames) => receiver.run(frames, stop).await,
         Err(fault) => Err(fault.into()),
     };
     // What came is kept, also after an error, so that it need not come again.
     receiver.start_storing().await?;
     receiver.start_storing().await?;
-    let ended = match ended {
-        Ok(ended) => ended,
-        Err(Cut::Ours(error)) => return Err(error),
+    match ended {
+        Ok(ended) => Ok(ended),
+        Err(Cut::Ours(error)) => Err(error),
         Err(Cut::Peer(fault)) => {
             tracing::debug!(%peer, %fault, "sender of a dag left");
             match &fault {
                 Fault::Misbehaved(misbehaviour) => tools.world.network.penalise(peer, *misbehaviour),
-                Fault::Stalled if tools.world.clock.now() < tools.deadline => {
-                    tools.world.network.penalise(peer, Misbehaviour::Silent);
-                }
+                // Not for being slow, or far away: only who says nothing where it owes an answer.
+                Fault::Silent => tools.world.network.penalise(peer, Misbehaviour::Silent),
                 _ => {}
             }
-            Ended::Left
+            Ok(Ended::Left)
         }
-    };
-    Ok((ended, receiver.bytes))
+    }
 }
 
 struct Receiver<'a> {
     tools: &'a Receiving<'a>,
+    peer: PeerId,
     request: &'a Request,
     expected: Expected,
     group: Vec<Block>,
@@ -182,15 +199,16 @@ struct Receiver<'a> {
     keys: BTreeSet<Key>,
     keys_before: BTreeSet<Key>,
     storing: Option<BoxFuture<'static, Result<(), FetchError>>>,
-    blocks: u64,
-    bytes: u64,
-    missing: u64,
-    skipped: u64,
+    /// What the end must say was sent.
+    sent: End,
+    fresh_bytes: u64,
+    repeated_bytes: u64,
+    came: Arc<AtomicU64>,
 }
 
 impl Receiver<'_> {
-    async fn run(&mut self, frames: Frames, mut stop: oneshot::Receiver<()>) -> Result<Ended, Cut> {
-        let mut checked = checked(frames, self.tools.world.offload.clone(), self.request.scope);
+    async fn run(&mut self, frames: Frames, stop: oneshot::Receiver<()>) -> Result<Ended, Cut> {
+        let mut checked = checked(frames.batches(stop), self.tools.world.offload.clone(), self.request.scope);
         loop {
             // A flush takes longer than a group does to come.
             let full = self.storing.is_some() && self.group_bytes >= GROUPS_AHEAD * self.tools.config.group_bytes;
@@ -207,8 +225,10 @@ impl Receiver<'_> {
                     stored?;
                     continue;
                 }
-                _ = &mut stop => return Ok(Ended::Stopped),
-                items = checked.next(), if !full => items.ok_or(Fault::Stalled)??,
+                items = checked.next(), if !full => match items {
+                    Some(items) => items?,
+                    None => return Ok(Ended::Stopped),
+                },
             };
             for item in items {
                 if let Some(ended) = self.item(item).await? {
@@ -230,24 +250,23 @@ impl Receiver<'_> {
             Item::Block { block, links } => self.block(block, links),
             Item::Other(Frame::Missing(cid)) => {
                 self.meet(&cid)?;
-                self.missing += 1;
+                self.sent.missing += 1;
                 Ok(None)
             }
             Item::Other(Frame::Skipped(cid)) => self.skipped(cid).await.map(|()| None),
             Item::Other(Frame::End(end)) => {
-                let counts = (end.blocks, end.bytes, end.missing, end.skipped);
                 let violation = Fault::Misbehaved(Misbehaviour::Violation);
-                if end.reason != EndReason::Busy && counts != (self.blocks, self.bytes, self.missing, self.skipped) {
+                if end.reason != EndReason::Busy && (End { reason: self.sent.reason, ..end }) != self.sent {
                     return Err(violation.into());
                 }
                 Ok(Some(match end.reason {
                     EndReason::Complete => {
                         let held = held(self.tools.store, &self.keys, &self.keys_before);
                         self.expected.ends(held).map_err(|_| violation)?;
-                        Ended::Complete { missing: self.missing }
+                        Ended::Complete { missing: self.sent.missing }
                     }
                     EndReason::Limit => Ended::Again,
-                    EndReason::Busy | EndReason::Failed => Ended::Stopped,
+                    EndReason::Busy | EndReason::Failed => Ended::Busy,
                 }))
             }
             Item::Other(Frame::Block { .. }) => Ok(None),
@@ -260,27 +279,26 @@ impl Receiver<'_> {
     }
 
     fn cut(&self, unexpected: Unexpected) -> Cut {
-        let over = |what, limit| FetchError::OverLimit { root: self.request.root, what, limit }.into();
+        let limit = self.tools.config.max_nodes as u64;
         match unexpected {
             Unexpected::Frame => Fault::Misbehaved(Misbehaviour::Violation).into(),
-            Unexpected::Nodes => over("nodes", self.tools.config.max_nodes as u64),
-            Unexpected::Links => over("links waiting", 1 << 20),
+            Unexpected::Nodes => FetchError::OverLimit { root: self.request.root, what: "nodes", limit }.into(),
+            Unexpected::Links => Fault::Wide.into(),
         }
     }
 
     fn block(&mut self, block: Block, links: Option<Result<Vec<Cid>, ReadError>>) -> Result<Option<Ended>, Cut> {
         self.meet(&block.cid)?;
-        let (tally, bytes) = (self.tools.tally, block.data.len() as u64);
-        self.blocks += 1;
-        self.bytes += bytes;
-        tally.blocks.fetch_add(1, Ordering::Relaxed);
-        let total = tally.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.group_bytes += block.data.len();
-        self.keys.insert(Key::from(block.cid.hash()));
-        self.group.push(block);
-        if total > tally.max_bytes {
-            let (root, limit) = (self.request.root, tally.max_bytes);
-            return Err(FetchError::OverLimit { root, what: "bytes", limit }.into());
+        let bytes = block.data.len() as u64;
+        self.sent.blocks += 1;
+        self.sent.bytes += bytes;
+        if held(self.tools.store, &self.keys, &self.keys_before)(&block.cid) {
+            self.repeated_bytes += bytes + BLOCK_OVERHEAD as u64;
+            if self.repeated_bytes > MAX_REPEATED_BYTES + self.fresh_bytes {
+                return Err(Fault::Repeats.into());
+            }
+        } else {
+            self.fresh(block)?;
         }
         let links = links.transpose().map_err(FetchError::from)?.unwrap_or_default();
         if self.tools.asks_again && self.worth_asking(&links) {
@@ -290,12 +308,34 @@ impl Receiver<'_> {
         Ok(None)
     }
 
+    fn fresh(&mut self, block: Block) -> Result<(), Cut> {
+        let (tally, bytes) = (self.tools.tally, block.data.len() as u64);
+        tally.account.note(self.peer, Via::WholeDag, bytes);
+        tally.blocks.fetch_add(1, Ordering::Relaxed);
+        let total = tally.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let node = u64::from(self.expected.is_node(&block.cid));
+        if tally.nodes.fetch_add(node, Ordering::Relaxed) + node > self.tools.config.max_nodes as u64 {
+            return Err(self.cut(Unexpected::Nodes));
+        }
+        self.came.fetch_add(bytes.max(1), Ordering::Relaxed);
+        self.fresh_bytes += bytes + BLOCK_OVERHEAD as u64;
+        self.group_bytes += block.data.len() + BLOCK_OVERHEAD;
+        self.keys.insert(Key::from(block.cid.hash()));
+        self.group.push(block);
+        if total > tally.max_bytes {
+            let (root, limit) = (self.request.root, tally.max_bytes);
+            return Err(FetchError::OverLimit { root, what: "bytes", limit }.into());
+        }
+        Ok(())
+    }
+
     /// Whether much of what is behind `links` is here, and was not named in the request.
     fn worth_asking(&self, links: &[Cid]) -> bool {
         let (mut bytes, mut counted) = (0, BTreeSet::new());
         links.iter().any(|cid| {
             if self.expected.is_node(cid) {
-                return !self.expected.knows(cid) && self.tools.store.has(cid);
+                let said = self.expected.knows(cid) || self.expected.skip(cid).is_some();
+                return !said && self.tools.store.has(cid);
             }
             if counted.insert(cid.hash()) {
                 bytes += self.tools.store.size(cid).unwrap_or(0);
@@ -306,14 +346,14 @@ impl Receiver<'_> {
 
     async fn skipped(&mut self, cid: Cid) -> Result<(), Cut> {
         self.meet(&cid)?;
-        self.skipped += 1;
+        self.sent.skipped += 1;
         let Some(skip) = self.expected.skip(&cid).cloned() else {
             return Err(Fault::Misbehaved(Misbehaviour::Violation).into());
         };
         if !skip.whole && self.expected.is_node(&cid) {
             // It was here when the request was made. If it is gone, somebody removed it by force: the rest is
             // for those who ask for single blocks.
-            let data = self.tools.store.get_whole(&cid).await.map_err(FetchError::from)?.ok_or(Fault::Stalled)?;
+            let data = self.tools.store.get_whole(&cid).await.map_err(FetchError::from)?.ok_or(Fault::Gone)?;
             let links = unixfs::links(cid, &data).map_err(FetchError::from)?;
             let remaining = skip.remaining(links);
             self.expected.follow(remaining).map_err(|unexpected| self.cut(unexpected))?;
@@ -353,11 +393,11 @@ impl Receiver<'_> {
 type Checked = stream::BoxStream<'static, Result<Vec<Item>, Cut>>;
 
 /// Batches as they come, several being checked beside each other while the next is read.
-fn checked(frames: Frames, pool: Arc<dyn Offload>, scope: Scope) -> Checked {
-    let batches = stream::unfold(frames, |mut frames| async move {
-        let batch = frames.batch().await;
-        Some((batch, frames))
-    });
+fn checked(
+    batches: stream::BoxStream<'static, Result<Vec<Frame>, Fault>>,
+    pool: Arc<dyn Offload>,
+    scope: Scope,
+) -> Checked {
     let check = move |batch: Result<_, Fault>| {
         let pool = pool.clone();
         async move {

@@ -73,6 +73,17 @@ impl Skip {
         Self { cid, whole: false, turns }
     }
 
+    /// Which of so many links are left out.
+    pub(super) fn left_out(&self, links: usize) -> Vec<bool> {
+        let mut left_out = Vec::with_capacity(links);
+        for (at, &turn) in self.turns.iter().enumerate() {
+            let this = (turn as usize).min(links - left_out.len());
+            left_out.resize(left_out.len() + this, at % 2 == 1);
+        }
+        left_out.resize(links, false);
+        if self.whole { vec![true; links] } else { left_out }
+    }
+
     /// Those of `links` that stay.
     pub fn remaining(&self, links: Vec<Cid>) -> Vec<Cid> {
         if self.whole {
@@ -143,6 +154,11 @@ impl Request {
             skips: request.skips.into_iter().map(skip).collect::<Result<_, DecodeRequestError>>()?,
             max_bytes: request.max_bytes,
         })
+    }
+
+    /// Whether only this is asked: is the root there?
+    pub(super) fn only_asks(&self) -> bool {
+        self.scope == Scope::Block && self.max_bytes == 0
     }
 
     /// The frame of the request, which must be within the limits of its receiver.

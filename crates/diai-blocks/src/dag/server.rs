@@ -1,6 +1,7 @@
 //! Serving whole DAGs.
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,21 +11,26 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use cid::Cid;
 use diai_core::{
-    AcceptError, AcceptOptions, BoxStream, Inbound, Incoming, Misbehaviour, World, frame, frame::ReadFrameError,
-    offload, timeout_at,
+    AcceptError, AcceptOptions, BoxStream, Inbound, Incoming, Misbehaviour, PeerId, World, frame,
+    frame::ReadFrameError, offload, timeout_at,
 };
 use futures::{AsyncWriteExt, StreamExt, future::try_join};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 
 use super::{
     End, EndReason, Frame, MAX_REQUEST_BYTES, PROTOCOL, Request,
+    pace::Pace,
     walker::{Batch, WalkLimits, Walker},
 };
 use crate::{BlockStore, MAX_BLOCK_BYTES, config::DagConfig};
 
-/// A peer that does not even take, or send, so much in this time does nothing.
-const LEAST_PROGRESS: (usize, Duration) = (64 << 10, Duration::from_secs(10));
+/// A peer whose request does not come, or that takes nothing at all of its answer, for so long does nothing.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,12 +72,15 @@ impl DagServer {
         let options = AcceptOptions { max_per_peer: config.max_streams_per_peer, max_waiting: 64, uncertified: false };
         let incoming = world.network.accept(&[PROTOCOL], options)?;
         let counters = Arc::new(Counters::default());
-        let least = config.batch_bytes + MAX_BLOCK_BYTES;
+        // Each answer has room for a batch of its own; what is left is for those that read ahead.
+        let batch = config.batch_bytes + MAX_BLOCK_BYTES;
+        let room = config.max_sending_bytes.clamp(batch, 1 << 30);
+        let streams = config.max_streams.min(room / batch);
         let tools = Tools {
             world: world.clone(),
             store,
-            streams: Arc::new(Semaphore::new(config.max_streams)),
-            sending: Arc::new(Semaphore::new(config.max_sending_bytes.clamp(least, 1 << 30))),
+            streams: Streams::new(streams, config.max_streams_per_peer),
+            ahead: Arc::new(Semaphore::new(room / batch - streams)),
             counters: counters.clone(),
             config,
         };
@@ -98,9 +107,9 @@ impl DagServer {
 struct Tools {
     world: World,
     store: BlockStore,
-    streams: Arc<Semaphore>,
-    /// Bytes read and not yet taken by a peer.
-    sending: Arc<Semaphore>,
+    streams: Streams,
+    /// Batches read while the one before is not taken yet. Nobody waits for those of others.
+    ahead: Arc<Semaphore>,
     counters: Arc<Counters>,
     config: DagConfig,
 }
@@ -123,7 +132,7 @@ async fn serve(tools: Tools, inbound: Inbound) {
     let Inbound { peer, mut stream, .. } = inbound;
     let clock = tools.world.clock.clone();
     let penalise = |misbehaviour| tools.world.network.penalise(peer, misbehaviour);
-    let deadline = clock.now() + LEAST_PROGRESS.1;
+    let deadline = clock.now() + SILENCE;
     let request = match timeout_at(&*clock, deadline, frame::read(&mut stream, MAX_REQUEST_BYTES)).await {
         Err(_) => return penalise(Misbehaviour::Silent),
         Ok(Err(ReadFrameError::Frame(error))) => {
@@ -142,10 +151,13 @@ async fn serve(tools: Tools, inbound: Inbound) {
         }
     };
     tools.counters.requests.fetch_add(1, Ordering::Relaxed);
-    let mut out = Out { tools: &tools, stream };
-    let answered = match tools.streams.clone().try_acquire_owned() {
-        Ok(_permit) => out.answer(request).await,
-        Err(_) => out.end(EndReason::Busy).await,
+    let mut out = Out { tools: &tools, stream, pace: Pace::default() };
+    let answered = match request.only_asks() {
+        true => out.whether(request.root).await,
+        false => match tools.streams.take(peer) {
+            Some(_permit) => out.answer(request).await,
+            None => out.end(EndReason::Busy).await,
+        },
     };
     if let Err(error) = answered {
         tracing::debug!(%peer, %error, "dag not sent");
@@ -155,20 +167,77 @@ async fn serve(tools: Tools, inbound: Inbound) {
     }
 }
 
+/// Answers under way, of which a quarter is for one peer.
+#[derive(Debug, Clone)]
+struct Streams {
+    all: Arc<Semaphore>,
+    most_per_peer: usize,
+    per_peer: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+}
+
+/// One of them.
+struct StreamPermit {
+    _all: OwnedSemaphorePermit,
+    peer: PeerId,
+    per_peer: Arc<Mutex<BTreeMap<PeerId, usize>>>,
+}
+
+impl Streams {
+    fn new(all: usize, per_peer: usize) -> Self {
+        let most_per_peer = per_peer.min(all / 4).max(1);
+        Self { all: Arc::new(Semaphore::new(all)), most_per_peer, per_peer: Arc::default() }
+    }
+
+    fn take(&self, peer: PeerId) -> Option<StreamPermit> {
+        let mut per_peer = self.per_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if per_peer.get(&peer).is_some_and(|streams| *streams >= self.most_per_peer) {
+            return None;
+        }
+        let all = self.all.clone().try_acquire_owned().ok()?;
+        *per_peer.entry(peer).or_default() += 1;
+        Some(StreamPermit { _all: all, peer, per_peer: self.per_peer.clone() })
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        let mut per_peer = self.per_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(streams) = per_peer.get_mut(&self.peer) {
+            *streams -= 1;
+            if *streams == 0 {
+                per_peer.remove(&self.peer);
+            }
+        }
+    }
+}
+
 struct Out<'a> {
     tools: &'a Tools,
     stream: BoxStream,
+    pace: Pace,
 }
 
 impl Out<'_> {
     async fn end(&mut self, reason: EndReason) -> io::Result<()> {
-        let mut frame = BytesMut::new();
-        Frame::End(End::empty(reason)).put(&mut frame);
-        self.write(&[frame.freeze()]).await?;
+        self.frames(&[Frame::End(End::empty(reason))]).await
+    }
+
+    async fn whether(&mut self, root: Cid) -> io::Result<()> {
+        if self.tools.store.has(&root) {
+            return self.end(EndReason::Limit).await;
+        }
+        let end = End { missing: 1, ..End::empty(EndReason::Complete) };
+        self.frames(&[Frame::Missing(root), Frame::End(end)]).await
+    }
+
+    async fn frames(&mut self, frames: &[Frame]) -> io::Result<()> {
+        let mut out = BytesMut::new();
+        frames.iter().for_each(|frame| frame.put(&mut out));
+        self.write(&[out.freeze()]).await?;
         self.stream.close().await
     }
 
-    /// Writes one batch while the next is read.
+    /// Writes one batch while the next is read, if there is room for both.
     async fn answer(&mut self, request: Request) -> io::Result<()> {
         let tools = self.tools;
         let config = &tools.config;
@@ -176,41 +245,61 @@ impl Out<'_> {
             WalkLimits { batch_bytes: config.batch_bytes, nodes: config.max_nodes, links: config.max_waiting_links };
         let max_bytes = request.max_bytes.min(config.max_bytes);
         let walker = Walker::new(tools.store.store().clone(), Request { max_bytes, ..request }, limits);
-        let (mut walker, mut batch, mut permit) = read(tools, walker).await?;
+        let (mut walker, mut batch) = read(tools, walker).await?;
+        let mut ahead = None;
         while !batch.ended {
             let sent = std::mem::take(&mut batch);
-            let write = async {
-                self.write(&sent.chunks).await?;
-                tools.sent(&sent);
-                drop((sent, permit));
-                Ok(())
-            };
-            ((), (walker, batch, permit)) = try_join(write, read(tools, walker)).await?;
+            ahead = ahead.or_else(|| tools.ahead.try_acquire().ok());
+            if ahead.is_some() {
+                ((), (walker, batch)) = try_join(self.send(sent), read(tools, walker)).await?;
+            } else {
+                self.send(sent).await?;
+                (walker, batch) = read(tools, walker).await?;
+            }
         }
-        self.write(&batch.chunks).await?;
-        tools.sent(&batch);
+        self.send(batch).await?;
+        drop(ahead);
         self.stream.close().await
     }
 
+    async fn send(&mut self, batch: Batch) -> io::Result<()> {
+        self.write(&batch.chunks).await?;
+        self.tools.sent(&batch);
+        Ok(())
+    }
+
     async fn write(&mut self, chunks: &[Bytes]) -> io::Result<()> {
-        let clock = &*self.tools.world.clock;
-        let too_slow = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let (mut taken, mut deadline) = (0, clock.now() + LEAST_PROGRESS.1);
         for chunk in chunks {
             let mut rest = &chunk[..];
             while !rest.is_empty() {
-                let wrote = timeout_at(clock, deadline, self.stream.write(rest)).await.map_err(too_slow)??;
-                rest = &rest[wrote..];
-                taken += wrote;
+                let wrote = self.step(rest).await?;
                 if wrote == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
-                if taken >= LEAST_PROGRESS.0 {
-                    (taken, deadline) = (0, clock.now() + LEAST_PROGRESS.1);
-                }
+                rest = &rest[wrote..];
             }
         }
-        timeout_at(clock, clock.now() + LEAST_PROGRESS.1, self.stream.flush()).await.map_err(too_slow)?
+        self.step(&[]).await.map(drop)
+    }
+
+    /// Writes some of `bytes`, or flushes if there are none. Nobody is waited for who takes nothing, or too little.
+    async fn step(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let clock = &*self.tools.world.clock;
+        let begin = clock.now();
+        let (silent, slow) = (begin + SILENCE, begin + self.pace.left());
+        let over = |_| match slow < silent {
+            true => io::Error::other("the peer is too slow"),
+            false => io::ErrorKind::TimedOut.into(),
+        };
+        let step = async {
+            match bytes {
+                [] => self.stream.flush().await.map(|()| 0),
+                bytes => self.stream.write(bytes).await,
+            }
+        };
+        let wrote = timeout_at(clock, silent.min(slow), step).await.map_err(over)??;
+        self.pace.note(clock.now().since(begin), wrote);
+        Ok(wrote)
     }
 }
 
@@ -221,15 +310,10 @@ impl Tools {
     }
 }
 
-type Permit = tokio::sync::OwnedSemaphorePermit;
-
-async fn read(tools: &Tools, mut walker: Walker) -> io::Result<(Walker, Batch, Permit)> {
-    let bytes = (tools.config.batch_bytes + MAX_BLOCK_BYTES) as u32;
-    let permit = tools.sending.clone().acquire_many_owned(bytes).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+async fn read(tools: &Tools, mut walker: Walker) -> io::Result<(Walker, Batch)> {
     let work = move || {
         let batch = walker.batch();
         (walker, batch)
     };
-    let (walker, batch) = offload(&*tools.world.offload, work).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
-    Ok((walker, batch, permit))
+    offload(&*tools.world.offload, work).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
 }

@@ -7,7 +7,7 @@ use cid::Cid;
 use diai_core::{BoxFuture, Instant, PeerId, ProviderStream};
 use futures::{FutureExt, StreamExt, stream};
 
-use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key};
+use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, Via, provider_key};
 use crate::{
     Block, Guard,
     bitswap::{Delivery, Session},
@@ -70,6 +70,8 @@ pub(super) struct Walk<'a> {
     pub(super) asked_whole: BTreeSet<PeerId>,
     /// Blocks that came that way: the walk finds them here.
     pub(super) came_whole: u64,
+    /// How often those were asked who came to light later.
+    pub(super) asked_later: usize,
 }
 
 enum Event {
@@ -108,6 +110,7 @@ impl<'a> Walk<'a> {
             deliverers: BTreeSet::new(),
             asked_whole: BTreeSet::new(),
             came_whole: 0,
+            asked_later: 0,
         }
     }
 
@@ -329,6 +332,7 @@ impl<'a> Walk<'a> {
         self.missing.remove(block.cid.hash());
         self.last_block = self.fetcher.world.clock.now();
         self.deliverers.insert(peer);
+        self.options.account.note(peer, Via::Bitswap, block.data.len() as u64);
         self.progress.blocks += 1;
         self.progress.bytes += block.data.len() as u64;
         let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
@@ -369,22 +373,19 @@ impl<'a> Walk<'a> {
         Some(put.boxed())
     }
 
-    /// Asks `peers` for the whole DAG, and walks again over what is here then. Nobody else is asked meanwhile, so that
-    /// nothing comes twice.
-    async fn begin_anew(&mut self, peers: Vec<PeerId>) -> Result<(), FetchError> {
-        self.session = None;
-        self.start_storing().await?;
-        self.start_storing().await?;
-        self.whole(peers).await?;
-        self.frontier = vec![self.root];
-        self.seen.clear();
-        self.wanted.clear();
+    /// Wants nothing for now, so that nothing comes twice; the session stays, with who is known to it. What was wanted is
+    /// visited again.
+    pub(super) async fn pause(&mut self) {
+        let wanted: Vec<Cid> = std::mem::take(&mut self.wanted).into_values().flatten().collect();
+        for cid in &wanted {
+            self.seen.remove(&(cid.codec(), Key::from(cid.hash())));
+        }
         self.wanted_nodes = 0;
         self.missing.clear();
-        // What this walk brought so far it finds here.
-        self.came_whole = self.progress.blocks;
-        self.progress.local_blocks = 0;
-        Ok(())
+        self.frontier.extend(&wanted);
+        if let Some(session) = self.session.as_ref().filter(|_| !wanted.is_empty()) {
+            session.unwant(wanted).await;
+        }
     }
 
     async fn start_storing(&mut self) -> Result<(), FetchError> {
@@ -414,9 +415,7 @@ impl<'a> Walk<'a> {
         };
         let us = self.fetcher.world.network.local_peer();
         let useful = self.providers.add(found, us, self.fetcher.config.max_providers);
-        if self.asks_whole() && useful.iter().any(|peer| !self.asked_whole.contains(peer)) {
-            return self.begin_anew(useful).await;
-        }
+        self.whole_of_providers(&useful).await?;
         if let Some(session) = self.session.as_ref().filter(|_| !useful.is_empty()) {
             session.holders(useful).await;
         }
