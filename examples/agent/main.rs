@@ -173,7 +173,8 @@ async fn start(
         .service("echo", |request| async move { Ok(request.body.into()) })
         .service("text", show);
     if args.ipfs_dht == Switch::On {
-        builder = builder.blocks(BlocksConfig { ipfs_dht: Some(IpfsDhtConfig::default()), ..BlocksConfig::default() });
+        let (ipfs_dht, provide) = (Some(IpfsDhtConfig::default()), args.provide.into());
+        builder = builder.blocks(BlocksConfig { ipfs_dht, provide, ..BlocksConfig::default() });
     }
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));
     builder = args.peer.into_iter().fold(builder, |builder, addr| builder.contact(addr));

@@ -21,7 +21,7 @@ use super::{
     End, EndReason, Frame, MAX_REQUEST_BYTES, PROTOCOL, Request,
     walker::{Batch, WalkLimits, Walker},
 };
-use crate::{BlockStore, MAX_BLOCK_BYTES, config::DagConfig};
+use crate::{BlockStore, MAX_BLOCK_BYTES, config::DagConfig, serve::Gate};
 
 /// A peer that does not even take, or send, so much in this time does nothing.
 const LEAST_PROGRESS: (usize, Duration) = (64 << 10, Duration::from_secs(10));
@@ -120,7 +120,8 @@ async fn accept(tools: Tools, mut incoming: Incoming) {
 }
 
 async fn serve(tools: Tools, inbound: Inbound) {
-    let Inbound { peer, mut stream, .. } = inbound;
+    let Inbound { peer, agent, mut stream, .. } = inbound;
+    let gate = tools.config.rule.gate(peer, || agent);
     let clock = tools.world.clock.clone();
     let penalise = |misbehaviour| tools.world.network.penalise(peer, misbehaviour);
     let deadline = clock.now() + LEAST_PROGRESS.1;
@@ -144,7 +145,7 @@ async fn serve(tools: Tools, inbound: Inbound) {
     tools.counters.requests.fetch_add(1, Ordering::Relaxed);
     let mut out = Out { tools: &tools, stream };
     let answered = match tools.streams.clone().try_acquire_owned() {
-        Ok(_permit) => out.answer(request).await,
+        Ok(_permit) => out.answer(request, gate).await,
         Err(_) => out.end(EndReason::Busy).await,
     };
     if let Err(error) = answered {
@@ -169,13 +170,13 @@ impl Out<'_> {
     }
 
     /// Writes one batch while the next is read.
-    async fn answer(&mut self, request: Request) -> io::Result<()> {
+    async fn answer(&mut self, request: Request, gate: Gate) -> io::Result<()> {
         let tools = self.tools;
         let config = &tools.config;
         let limits =
             WalkLimits { batch_bytes: config.batch_bytes, nodes: config.max_nodes, links: config.max_waiting_links };
         let max_bytes = request.max_bytes.min(config.max_bytes);
-        let walker = Walker::new(tools.store.store().clone(), Request { max_bytes, ..request }, limits);
+        let walker = Walker::new(tools.store.store().clone(), gate, Request { max_bytes, ..request }, limits);
         let (mut walker, mut batch, mut permit) = read(tools, walker).await?;
         while !batch.ended {
             let sent = std::mem::take(&mut batch);
