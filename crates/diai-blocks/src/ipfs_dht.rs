@@ -7,8 +7,8 @@
 //! - **A lookup** asks the peers closest to the key, ten at a time, until the twenty closest have answered.
 //! - **Announcements go by region**: one lookup or two find all peers of a part of the key space, and with them those for
 //!   all keys in it. 100,000 blocks cost as many lookups as the network has regions of twenty peers. Each network has
-//!   two queues that go on beside each other: what is provided by itself, and long announcements, slice by slice; nothing
-//!   new waits for those. [`IpfsDht::status`] says how far they are.
+//!   two queues that go on beside each other: what is provided by itself, and long announcements, slice by slice in the
+//!   four quarters of the key space; nothing new waits for those. [`IpfsDht::status`] says how far they are.
 //! - **Each network by itself**: what one took is still announced on the other, when somebody comes there. When this
 //!   device has new addresses, all is announced again soon.
 //! - **Lookups for providers** run by themselves, whether or not anybody reads what they find, and end when nobody can.

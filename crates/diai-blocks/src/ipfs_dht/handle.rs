@@ -19,7 +19,7 @@ use super::{
     message::{Key, Kind},
     network::{Counters, Net, Reach},
     prefix::Prefix,
-    provide::{QUEUES, Shared, announce, watch},
+    provide::{LINES, Shared, announce, watch},
 };
 use crate::store::Multihash;
 
@@ -133,8 +133,8 @@ impl IpfsDht {
         let shared = Arc::new(Shared::new(world.clone(), nets, config.max_keys, config.reprovide));
         let mut tasks = JoinSet::new();
         tasks.spawn(watch(shared.clone()));
-        for (net, queue) in (0..shared.nets.len()).flat_map(|net| QUEUES.map(|queue| (net, queue))) {
-            tasks.spawn(announce(shared.clone(), net, queue));
+        for (net, line) in (0..shared.nets.len()).flat_map(|net| (0..LINES).map(move |line| (net, line))) {
+            tasks.spawn(announce(shared.clone(), net, line));
         }
         Self(Arc::new(Inner { shared, tasks: Mutex::new(tasks) }))
     }

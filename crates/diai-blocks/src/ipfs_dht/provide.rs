@@ -34,9 +34,10 @@ const ADDRS_APART: Duration = Duration::from_secs(300);
 const FOR_ITSELF: u32 = u32::MAX;
 
 /// The queues of a network: what comes first, and all else.
-pub(super) const QUEUES: [usize; 2] = [FIRST, REST];
 const FIRST: usize = 0;
 const REST: usize = 1;
+/// Those who announce on a network: one what comes first, and four all else, each from its quarter of the key space.
+pub(super) const LINES: usize = 5;
 
 #[derive(Default)]
 struct Queue {
@@ -77,7 +78,7 @@ pub(super) struct Shared {
     pub(super) world: World,
     pub(super) nets: [Net; 2],
     plan: Mutex<Plan>,
-    wake: [[Notify; 2]; 2],
+    wake: [[Notify; LINES]; 2],
     max_keys: usize,
     reprovide: Duration,
 }
@@ -99,7 +100,8 @@ impl Shared {
     }
 
     fn wake(&self, queue: usize) {
-        self.wake.iter().for_each(|queues| queues[queue].notify_one());
+        let lines = if queue == FIRST { 0..1 } else { 1..LINES };
+        self.wake.iter().flat_map(|wake| &wake[lines.clone()]).for_each(Notify::notify_one);
     }
 
     pub(super) fn provide(&self, hash: &Multihash) {
@@ -218,17 +220,19 @@ impl Plan {
     }
 }
 
-/// One queue of one network.
+/// One queue of one network, or a part of it.
 struct Line<'a> {
     shared: &'a Shared,
     net: usize,
     queue: usize,
+    part: Prefix,
+    wake: &'a Notify,
 }
 
 impl Pending for Line<'_> {
     fn next(&self) -> Option<(Key, Multihash)> {
         let plan = self.shared.plan();
-        let key = plan.due[self.net].queues[self.queue].pending.first()?;
+        let key = plan.due[self.net].queues[self.queue].pending.range(self.part.range()).next()?;
         plan.wanted.get(key).map(|wanted| (*key, wanted.hash.multihash()))
     }
 
@@ -257,16 +261,21 @@ impl Line<'_> {
         work(&mut self.shared.plan().due[self.net].queues[self.queue])
     }
 
+    fn is_empty(&self) -> bool {
+        let none = |keys: &BTreeSet<Key>| keys.range(self.part.range()).next().is_none();
+        self.with(|queue| none(&queue.pending) && none(&queue.failed))
+    }
+
     /// Waits until there is something to announce, and for whom.
     async fn ready(&self) -> Vec<Multiaddr> {
         let clock = &*self.shared.world.clock;
         let mut gathered = false;
         loop {
             let now = clock.now();
-            let until = self.with(|queue| match queue.pending.is_empty() && queue.failed.is_empty() {
+            let until = match self.is_empty() {
                 true => Instant::NEVER,
-                false => queue.not_before,
-            });
+                false => self.with(|queue| queue.not_before),
+            };
             let addrs = self.net().own_addrs();
             if until <= now && gathered && !addrs.is_empty() {
                 self.with(|queue| queue.pending.append(&mut queue.failed));
@@ -280,7 +289,7 @@ impl Line<'_> {
             // Without an address nobody there could reach this device.
             let until = if until <= now { now + LOOK } else { until };
             tokio::select! {
-                () = self.shared.wake[self.net][self.queue].notified() => {}
+                () = self.wake.notified() => {}
                 () = clock.sleep_until(until) => {}
             }
         }
@@ -307,19 +316,23 @@ impl Line<'_> {
                 plan.due[self.net].queues[self.queue].failed.extend(missed);
             }
         }
-        let until = self.shared.world.clock.now() + RETRY;
+        let (until, left) = (self.shared.world.clock.now() + RETRY, !self.is_empty());
         self.with(|queue| {
-            if queue.chances == chances && !(queue.pending.is_empty() && queue.failed.is_empty()) {
+            if left && queue.chances == chances {
                 queue.not_before = until;
             }
         });
     }
 }
 
-/// Announces what waits in one queue of one network. The queues go on beside each other, so that nothing new waits for
-/// a long announcement.
-pub(super) async fn announce(shared: Arc<Shared>, net: usize, queue: usize) {
-    let line = Line { shared: &shared, net, queue };
+/// Announces what waits in one line of one network. The lines go on beside each other, so that nothing new waits for a
+/// long announcement.
+pub(super) async fn announce(shared: Arc<Shared>, net: usize, line: usize) {
+    let (queue, part) = match line {
+        0 => (FIRST, Prefix::of(&Key([0; 32]), 0)),
+        quarter => (REST, Prefix::of(&Key([(quarter as u8 - 1) << 6; 32]), 2)),
+    };
+    let line = Line { shared: &shared, net, queue, part, wake: &shared.wake[net][line] };
     loop {
         let addrs = line.ready().await;
         {
@@ -358,7 +371,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
                 (0..shared.nets.len()).for_each(|net| shared.look(net));
             }
         }
-        QUEUES.into_iter().for_each(|queue| shared.wake(queue));
+        [FIRST, REST].into_iter().for_each(|queue| shared.wake(queue));
     }
 }
 
