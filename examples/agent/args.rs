@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use diai::Multiaddr;
+use diai::{Multiaddr, blocks::config::ProvideStrategy};
 
 /// A diAI agent, driven by commands on standard input (`help` lists them).
 #[derive(Debug, Parser)]
@@ -32,6 +32,9 @@ pub(crate) struct Args {
     /// Whether to ask agents for whole DAGs in one request, and for single blocks only what does not come that way
     #[arg(long, value_enum, default_value = "on")]
     pub(crate) whole_dags: Switch,
+    /// What is announced there: the roots of pins, every block below them, or every block
+    #[arg(long, value_enum, default_value = "roots")]
+    pub(crate) provide: Provide,
     /// Print JSON, one object per line: answers to commands in order, and events
     #[arg(long)]
     pub(crate) json: bool,
@@ -41,4 +44,21 @@ pub(crate) struct Args {
 pub(crate) enum Switch {
     On,
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Provide {
+    Roots,
+    Pinned,
+    All,
+}
+
+impl From<Provide> for ProvideStrategy {
+    fn from(provide: Provide) -> Self {
+        match provide {
+            Provide::Roots => Self::Roots,
+            Provide::Pinned => Self::Pinned,
+            Provide::All => Self::All,
+        }
+    }
 }

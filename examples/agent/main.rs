@@ -175,6 +175,7 @@ async fn start(
     builder = builder.blocks(BlocksConfig {
         fetch: FetchConfig { whole_dags: args.whole_dags == Switch::On, ..FetchConfig::default() },
         ipfs_dht: (args.ipfs_dht == Switch::On).then(IpfsDhtConfig::default),
+        provide: args.provide.into(),
         ..BlocksConfig::default()
     });
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));

@@ -23,6 +23,7 @@ pub struct BlockStore {
     guards: Arc<Mutex<Guards>>,
     observer: Arc<Mutex<Option<Observer>>>,
     events: broadcast::Sender<StoreEvent>,
+    stored: broadcast::Sender<Arc<[Cid]>>,
 }
 
 /// What became of a block that was stored.
@@ -42,6 +43,8 @@ pub enum StoreEvent {
 
 /// Events that wait for a slow subscriber.
 const EVENT_QUEUE: usize = 1024;
+/// The same of puts, which name up to some thousand blocks each.
+const STORED_QUEUE: usize = 64;
 
 /// Told what was stored; the put waits for it.
 type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
@@ -70,7 +73,14 @@ impl BlockStore {
         let damaged = events.clone();
         // Nobody may listen.
         store.on_damage(Arc::new(move |hash| drop(damaged.send(StoreEvent::Damaged(Cid::new_v1(RAW, hash))))));
-        Self { store, offload, guards: Arc::default(), observer: Arc::default(), events }
+        Self {
+            store,
+            offload,
+            guards: Arc::default(),
+            observer: Arc::default(),
+            events,
+            stored: broadcast::channel(STORED_QUEUE).0,
+        }
     }
 
     /// What becomes of damaged blocks, from now on.
@@ -174,7 +184,16 @@ impl BlockStore {
         Ok(())
     }
 
+    /// What is put, from now on.
+    pub(crate) fn stored_events(&self) -> broadcast::Receiver<Arc<[Cid]>> {
+        self.stored.subscribe()
+    }
+
     async fn stored(&self, cids: Vec<Cid>) {
+        if self.stored.receiver_count() > 0 {
+            // They may have left since.
+            let _ = self.stored.send(cids.as_slice().into());
+        }
         let observer = self.observer.lock().clone();
         if let Some(observer) = observer {
             observer(cids).await;

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::{StoreConfig, ipfs_dht::IpfsDhtConfig};
+use crate::{
+    StoreConfig,
+    ipfs_dht::IpfsDhtConfig,
+    serve::{ServePolicy, ServeRule},
+};
 
 /// All settings of [`Blocks`](crate::handle::Blocks).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,6 +26,32 @@ pub struct BlocksConfig {
     /// The DHT of IPFS beside the agents' own: roots are announced there too, and content is looked for there. Default
     /// none.
     pub ipfs_dht: Option<IpfsDhtConfig>,
+    /// What is announced there. In the agents' own DHT it is always roots. Default roots.
+    pub provide: ProvideStrategy,
+}
+
+/// What is announced in the DHT of IPFS. Whoever has no connection to this device finds by it only what is announced;
+/// everything else of a DAG is asked for from who has its root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProvideStrategy {
+    /// The roots of pins, and what is provided by name.
+    #[default]
+    Roots,
+    /// Those, and every block below them.
+    Pinned,
+    /// Every block of the store: also what is not pinned, was added silently, or belongs to workspaces.
+    All,
+}
+
+impl BlocksConfig {
+    /// Has `policy` decide who may fetch what, by Bitswap and as whole DAGs: see [`serve`](crate::serve).
+    #[must_use]
+    pub fn serving(mut self, policy: impl ServePolicy) -> Self {
+        let rule = ServeRule::new(policy);
+        self.server.rule = rule.clone();
+        self.dag.rule = rule;
+        self
+    }
 }
 
 /// How blocks are asked for.
@@ -71,7 +101,8 @@ pub struct ServerConfig {
     pub batch_bytes: usize,
     /// Batches under way to one peer. Default 2: one read while the other is written.
     pub batches_per_peer: usize,
-    /// Batches under way to all peers. Default 64.
+    /// Batches under way to all peers. Default 64. When all are and somebody else waits, who has held one longest for
+    /// what it is, and for five seconds at least, gives it up and is served again later.
     pub batches: usize,
     /// Bytes of the batches under way to all peers. Default 64 MiB.
     pub max_sending_bytes: usize,
@@ -81,6 +112,8 @@ pub struct ServerConfig {
     /// Streams that one peer may have open to us, of 16 KiB each; all together have 4,096. Default 256: Kubo opens one for
     /// each answer.
     pub max_streams_per_peer: usize,
+    /// Who may fetch what. Default everybody everything.
+    pub rule: ServeRule,
 }
 
 impl Default for ServerConfig {
@@ -93,6 +126,7 @@ impl Default for ServerConfig {
             max_sending_bytes: 64 << 20,
             max_reading_bytes: 32 << 20,
             max_streams_per_peer: 256,
+            rule: ServeRule::default(),
         }
     }
 }
@@ -117,6 +151,8 @@ pub struct DagConfig {
     pub max_waiting_links: usize,
     /// Bytes of one answer. Default 1 TiB.
     pub max_bytes: u64,
+    /// Who may fetch what. Default everybody everything.
+    pub rule: ServeRule,
 }
 
 impl Default for DagConfig {
@@ -129,6 +165,7 @@ impl Default for DagConfig {
             max_nodes: 131_072,
             max_waiting_links: 163_840,
             max_bytes: 1 << 40,
+            rule: ServeRule::default(),
         }
     }
 }

@@ -3,10 +3,11 @@
 
 mod account;
 mod dag;
+mod lookups;
 mod source;
 mod whole;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -210,23 +211,5 @@ impl Fetcher {
     /// A source of blocks for [`unixfs`](crate::unixfs) that fetches and stores what is not here.
     pub fn source(&self, options: FetchOptions) -> NetworkSource {
         NetworkSource::new(self.clone(), options)
-    }
-}
-
-/// Providers that came to light, each once, up to a cap.
-#[derive(Debug, Default)]
-struct Providers(BTreeSet<PeerId>);
-
-impl Providers {
-    /// Those of `found` that are worth naming to the session.
-    fn add(&mut self, found: Vec<PeerId>, us: PeerId, cap: usize) -> Vec<PeerId> {
-        let mut useful = Vec::new();
-        for peer in found {
-            if peer != us && (self.0.contains(&peer) || self.0.len() < cap) {
-                self.0.insert(peer);
-                useful.push(peer);
-            }
-        }
-        useful
     }
 }

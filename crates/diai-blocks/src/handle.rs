@@ -1,6 +1,7 @@
 //! [`Blocks`]: everything of this crate behind one handle.
 
 mod car;
+mod extent;
 mod heal;
 mod keep;
 mod provide;
@@ -12,14 +13,14 @@ use cid::Cid;
 use diai_core::{AcceptError, Calls, Disk, Instant, RegisterError, World, offload};
 use diai_identity::{Certificate, Identity};
 
-use self::{heal::Healer, keep::announced, provide::Announcer};
+use self::{extent::Extent, heal::Healer, keep::announced, provide::Announcer};
 use crate::{
     Block, BlockStore, FlushError, OpenStoreError, PinError, Pins, PutError, SegmentStore, StoreStats,
     bitswap::{Bitswap, BitswapStatus},
     config::BlocksConfig,
     dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
-    ipfs_dht::IpfsDht,
+    ipfs_dht::{IpfsDht, IpfsDhtStatus},
     sealed::{self, OpenError, SealError, Source},
     unixfs::{self, ExportError, ExportOptions, ImportError, ImportOptions, ReadError},
     workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
@@ -104,7 +105,7 @@ pub struct AddOptions {
     pub sealed_for: Vec<Certificate>,
     /// Seal for this agent alone, if `sealed_for` is empty.
     pub private: bool,
-    /// Do not announce the root as provided by this device.
+    /// Do not announce the root as provided by this device, unless [everything](crate::config::ProvideStrategy::All) is.
     pub silent: bool,
 }
 
@@ -143,6 +144,8 @@ pub struct BlocksStatus {
     pub pins: usize,
     /// Workspaces.
     pub workspaces: usize,
+    /// The DHT of IPFS, if it is used.
+    pub ipfs_dht: Option<IpfsDhtStatus>,
 }
 
 /// Blocks, content, sealed content and workspaces of an agent. Cheap to clone; all tasks end with the last clone.
@@ -186,7 +189,7 @@ impl Blocks {
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
         let dags = DagServer::start(world, store.clone(), config.dag)?;
         let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
-        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
+        let fetcher = Fetcher::new(world.clone(), store.clone(), bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),
@@ -197,7 +200,9 @@ impl Blocks {
         };
         let workspaces = Workspaces::start(parts).await?;
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
-        let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
+        let (strategy, announced) = (config.provide, pins.clone());
+        let extent = ipfs_dht.clone().map(|dht| Extent { world: world.clone(), dht, store, pins: announced, strategy });
+        let announcer = Announcer::start(world.clone(), extent, roots);
         let healer = Healer::start(fetcher.clone());
         Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, dags, pins, announcer, healer, workspaces })))
     }
@@ -416,6 +421,7 @@ impl Blocks {
             dag: self.0.dags.status(),
             pins: self.0.pins.pins().await?.len(),
             workspaces: self.0.workspaces.list().len(),
+            ipfs_dht: self.0.fetcher.ipfs_dht.as_ref().map(IpfsDht::status),
         })
     }
 

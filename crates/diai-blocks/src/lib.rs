@@ -15,6 +15,8 @@
 //! - **A DAG in one request.** Between agents whole DAGs come in one request, or from several senders in one each ([`dag`],
 //!   [`config::FetchConfig::whole_dags`]), each block checked as it comes; what is here is not sent, what is cut off goes on
 //!   where it was, and what does not come, or too slowly, is fetched by Bitswap.
+//! - **What is denied is not there.** A policy may say who fetches what ([`serve`]); whoever may not is answered as if the
+//!   block were not here.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -32,6 +34,8 @@
 //! | bytes of a Bitswap message | [`bitswap::MAX_MESSAGE_BYTES`] |
 //! | DAGs sent at a time, and what that takes | [`config::DagConfig`] |
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
+//! | batches under way to slow peers while others wait | each 5 s |
+//! | keys announced in the DHT of IPFS | [`IpfsDhtConfig::max_keys`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
 //! | members, entries and bytes of a workspace | [`config::WorkspaceConfig`] |
@@ -75,6 +79,7 @@ pub mod handle;
 pub mod ipfs_dht;
 pub mod ipld;
 pub mod sealed;
+pub mod serve;
 pub mod unixfs;
 pub mod workspace;
 

@@ -1,4 +1,4 @@
-//! The machines of Bitswap, driven by hand.
+//! The machine that asks in Bitswap, driven by hand.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -8,10 +8,8 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_blocks::{
     Block, RAW,
-    bitswap::{
-        ClientInput, ClientMachine, ClientOutput, Presence, ServerInput, ServerMachine, ServerOutput, Want, WantKind,
-    },
-    config::{ClientConfig, ServerConfig},
+    bitswap::{ClientInput, ClientMachine, ClientOutput, Presence, WantKind},
+    config::ClientConfig,
 };
 use diai_core::{Footprint, Instant, Misbehaviour, PeerId, memory::AgentSpec};
 
@@ -356,108 +354,4 @@ fn a_peer_that_is_full_is_busy_and_what_one_session_was_refused_costs_another_no
     hand.say(ClientInput::Connected(peer(2)));
     hand.say(ClientInput::Want { session: 2, cids: vec![next] });
     assert_eq!(hand.asked(next), (vec![peer(1)], vec![]), "it is still the holder of this session");
-}
-
-fn want(cid: Cid, kind: WantKind) -> Want {
-    Want { cid, priority: 1, cancel: false, kind, send_dont_have: true }
-}
-
-#[test]
-fn the_server_always_answers_dont_have_when_asked_and_pushes_later() {
-    let mut server = ServerMachine::new(ServerConfig::default());
-    let (a, b) = (block("a").cid, block("b").cid);
-    let wants = vec![(want(a, WantKind::Block), false), (want(b, WantKind::Have), false)];
-    server.handle(ServerInput::Wants { peer: peer(1), full: false, wants });
-    let no = |cid| Presence { cid, have: false };
-    let answer = ServerOutput::Send { peer: peer(1), blocks: vec![], presences: vec![no(a), no(b)], bytes: 256 << 10 };
-    assert_eq!(server.poll_output(), Some(answer));
-    server.handle(ServerInput::Sent { peer: peer(1), blocks: 0, bytes: 0, took: Duration::ZERO });
-    server.handle(ServerInput::Added(vec![a, b]));
-    let pushed = ServerOutput::Send {
-        peer: peer(1),
-        blocks: vec![(a, false)],
-        presences: vec![Presence { cid: b, have: true }],
-        bytes: 256 << 10,
-    };
-    assert_eq!(server.poll_output(), Some(pushed));
-    assert_eq!(server.poll_output(), None);
-}
-
-#[test]
-fn a_peer_that_asks_for_a_lot_delays_only_itself() {
-    let mut server = ServerMachine::new(ServerConfig { batches: 3, ..ServerConfig::default() });
-    let cids: Vec<_> = (0..1000).map(|number| block(&number.to_string()).cid).collect();
-    let wants =
-        |range: std::ops::Range<usize>| cids[range].iter().map(|cid| (want(*cid, WantKind::Block), true)).collect();
-    server.handle(ServerInput::Wants { peer: peer(1), full: false, wants: wants(0..1000) });
-    let to = |output| match output {
-        Some(ServerOutput::Send { peer, .. }) => Some(peer),
-        _ => None,
-    };
-    assert_eq!(to(server.poll_output()), Some(peer(1)));
-    assert_eq!(to(server.poll_output()), Some(peer(1)));
-    assert_eq!(to(server.poll_output()), None, "two batches of one peer at a time");
-    server.handle(ServerInput::Wants { peer: peer(2), full: false, wants: wants(0..3) });
-    assert_eq!(to(server.poll_output()), Some(peer(2)));
-    server.handle(ServerInput::Sent { peer: peer(1), blocks: 16, bytes: 16 << 20, took: Duration::ZERO });
-    server.handle(ServerInput::Wants { peer: peer(3), full: false, wants: wants(0..3) });
-    assert_eq!(to(server.poll_output()), Some(peer(3)), "who was served least goes first");
-}
-
-#[test]
-fn ten_thousand_wants_at_once_are_capped_and_held_against_the_peer() {
-    let mut server = ServerMachine::new(ServerConfig::default());
-    let wants = (0..10_000).map(|number| (want(block(&number.to_string()).cid, WantKind::Block), false)).collect();
-    server.handle(ServerInput::Wants { peer: peer(1), full: false, wants });
-    let flooding = ServerOutput::Penalise { peer: peer(1), misbehaviour: Misbehaviour::Flooding };
-    assert_eq!(server.poll_output(), Some(flooding));
-    let Some(ServerOutput::Send { presences, .. }) = server.poll_output() else { panic!("no answer") };
-    assert_eq!(presences.len(), 1024);
-    server.handle(ServerInput::Gone(peer(1)));
-    assert_eq!(Footprint::footprint_bytes(&server), 0);
-}
-
-#[test]
-fn peers_that_take_nothing_hold_little_and_a_newcomer_is_served() {
-    let mut server = ServerMachine::new(ServerConfig::default());
-    let cids: Vec<_> = (0..100).map(|number| block(&number.to_string()).cid).collect();
-    let wants = || cids.iter().map(|cid| (want(*cid, WantKind::Block), true)).collect();
-    for number in 1..=20 {
-        server.handle(ServerInput::Wants { peer: peer(number), full: false, wants: wants() });
-    }
-    let mut held = 0;
-    while let Some(ServerOutput::Send { bytes, .. }) = server.poll_output() {
-        held += bytes;
-    }
-    assert!(held <= 20 << 20, "{held} bytes for peers that took nothing yet");
-    server.handle(ServerInput::Wants { peer: peer(21), full: false, wants: wants() });
-    assert!(matches!(server.poll_output(), Some(ServerOutput::Send { peer: to, .. }) if to == peer(21)));
-}
-
-#[test]
-fn a_batch_is_as_large_as_the_peer_is_fast() {
-    let mut server = ServerMachine::new(ServerConfig::default());
-    let cids: Vec<_> = (0..1000).map(|number| block(&number.to_string()).cid).collect();
-    let wants = cids.iter().map(|cid| (want(*cid, WantKind::Block), true)).collect();
-    server.handle(ServerInput::Wants { peer: peer(1), full: false, wants });
-    let mut batch = |seconds| {
-        let mut largest = 0;
-        let mut batches = 0;
-        while let Some(ServerOutput::Send { bytes, .. }) = server.poll_output() {
-            largest = largest.max(bytes);
-            batches += 1;
-        }
-        for _ in 0..batches {
-            let took = Duration::from_secs(seconds);
-            server.handle(ServerInput::Sent { peer: peer(1), blocks: 1, bytes: 256 << 10, took });
-        }
-        (largest, batches)
-    };
-    assert_eq!(batch(0), (256 << 10, 2));
-    assert_eq!(batch(0), (1 << 20, 2));
-    assert_eq!(batch(0), (4 << 20, 2));
-    assert_eq!(batch(10), (4 << 20, 2));
-    assert_eq!(batch(10), (1 << 20, 2));
-    assert_eq!(batch(10), (256 << 10, 2));
-    assert_eq!(batch(10), (64 << 10, 1), "who is slow has one at a time");
 }

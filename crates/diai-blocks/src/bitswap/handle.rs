@@ -120,6 +120,7 @@ impl Bitswap {
         let tools = Tools {
             world: world.clone(),
             store,
+            rule: server.rule.clone(),
             reports,
             received: Arc::new(Semaphore::new(received_bytes)),
             received_bytes,

@@ -1,6 +1,9 @@
 //! The loop that owns both machines.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use diai_core::{Inbound, Incoming, Instant, Misbehaviour, PeerEvent, PeerEvents, PeerId};
 use futures::StreamExt;
@@ -92,7 +95,8 @@ impl Loop {
         let mut in_a_row = 0;
         loop {
             self.act(BTreeMap::new(), None);
-            let timeout = self.client.poll_timeout();
+            let timeouts = self.client.poll_timeout().into_iter().chain(self.server.poll_timeout());
+            let timeout = timeouts.min();
             let clock = self.tools.world.clock.clone();
             tokio::select! {
                 biased;
@@ -113,6 +117,7 @@ impl Loop {
                 Some(_) = self.tasks.join_next() => {}
                 () = clock.sleep_until(timeout.unwrap_or(Instant::NEVER)) => {
                     self.client(ClientInput::Timeout);
+                    self.serve(ServerInput::Timeout);
                     self.end_closed_sessions();
                 }
                 () = std::future::ready(()), if in_a_row == REPORTS_IN_A_ROW => {}
@@ -136,6 +141,11 @@ impl Loop {
     fn client(&mut self, input: ClientInput) {
         let now = self.tools.world.clock.now();
         self.client.handle(now, input);
+    }
+
+    fn serve(&mut self, input: ServerInput) {
+        let now = self.tools.world.clock.now();
+        self.server.handle(now, input);
     }
 
     /// A peer that speaks Bitswap, or is to be dialled when there is something to ask.
@@ -163,7 +173,7 @@ impl Loop {
     fn gone(&mut self, peer: PeerId) {
         self.peers.remove(&peer);
         self.client(ClientInput::Gone(peer));
-        self.server.handle(ServerInput::Gone(peer));
+        self.serve(ServerInput::Gone(peer));
     }
 
     fn command(&mut self, command: Command) {
@@ -186,7 +196,7 @@ impl Loop {
                 self.client(input);
             }
             Command::Stop => {}
-            Command::Added(cids) => self.server.handle(ServerInput::Added(cids)),
+            Command::Added(cids) => self.serve(ServerInput::Added(cids)),
             Command::Asked { cid, reply } => {
                 // Whoever asked may have gone.
                 let _ = reply.send(self.client.asked(&cid));
@@ -211,15 +221,15 @@ impl Loop {
 
     fn report(&mut self, report: Report) {
         match report {
-            Report::Message { peer, message, blocks, permit, frame } => {
-                self.message(peer, message, blocks, permit);
+            Report::Message { peer, message, denied, blocks, permit, frame } => {
+                self.message(peer, message, &denied, blocks, permit);
                 drop(frame);
             }
             Report::Alive(peer) => self.client(ClientInput::Alive(peer)),
             Report::Sent { peer, blocks, bytes, took } => {
                 self.status.blocks_sent += blocks as u64;
                 self.status.bytes_sent += bytes as u64;
-                self.server.handle(ServerInput::Sent { peer, blocks, bytes, took });
+                self.serve(ServerInput::Sent { peer, blocks, bytes, took });
             }
             Report::WantsSent { peer, link } => {
                 if self.peers.get(&peer).is_some_and(|links| links.wants.as_ref().is_some_and(|wants| wants.id == link))
@@ -241,7 +251,7 @@ impl Loop {
                 if let Some(links) = self.peers.get_mut(&peer)
                     && links.answers.take_if(|answers| answers.id == link).is_some()
                 {
-                    self.server.handle(ServerInput::Gone(peer));
+                    self.serve(ServerInput::Gone(peer));
                 }
             }
         }
@@ -251,6 +261,7 @@ impl Loop {
         &mut self,
         peer: PeerId,
         message: Message,
+        denied: &BTreeSet<usize>,
         blocks: Vec<Block>,
         permit: Option<Arc<OwnedSemaphorePermit>>,
     ) {
@@ -266,9 +277,11 @@ impl Loop {
             self.act(blocks, permit);
         }
         if message.full || !message.wants.is_empty() {
-            let here = |want: Want| (want, !want.cancel && self.tools.store.has(&want.cid));
-            let wants = message.wants.into_iter().map(here).collect();
-            self.server.handle(ServerInput::Wants { peer, full: message.full, wants });
+            let here = |(place, want): (usize, Want)| {
+                (want, !want.cancel && !denied.contains(&place) && self.tools.store.has(&want.cid))
+            };
+            let wants = (0..).zip(message.wants).map(here).collect();
+            self.serve(ServerInput::Wants { peer, full: message.full, wants });
         }
     }
 
@@ -303,6 +316,13 @@ impl Loop {
             match output {
                 ServerOutput::Send { peer, blocks, presences, bytes } => {
                     self.send_answers(peer, Batch { blocks, presences, bytes });
+                }
+                // Whatever it holds of blocks goes with its writer.
+                ServerOutput::Displace { peer } => {
+                    tracing::debug!(%peer, "a slow bitswap peer makes room for others");
+                    if let Some(links) = self.peers.get_mut(&peer) {
+                        links.answers = None;
+                    }
                 }
                 ServerOutput::Penalise { peer, misbehaviour } => {
                     self.tools.world.network.penalise(peer, misbehaviour);
@@ -343,7 +363,7 @@ impl Loop {
         });
         if link.queue.try_send(batch).is_err() {
             links.answers = None;
-            self.server.handle(ServerInput::Gone(peer));
+            self.serve(ServerInput::Gone(peer));
         }
     }
 }

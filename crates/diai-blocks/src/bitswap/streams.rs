@@ -1,6 +1,11 @@
 //! The tasks on the streams: one reader for each that a peer opens, and per peer a writer of wants and one of answers.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -13,7 +18,10 @@ use super::{
     frames::{FramePermit, Frames, ReadError, acquire},
     message::{Message, Payload, Prefix, Presence, Version, Want},
 };
-use crate::{Block, BlockStore};
+use crate::{
+    Block, BlockStore,
+    serve::{Gate, ServeRule},
+};
 
 /// Blocks are put together in messages of about this length.
 const MESSAGE_BYTES: usize = 1 << 20;
@@ -29,6 +37,8 @@ pub(super) enum Report {
     Message {
         peer: PeerId,
         message: Message,
+        /// The places of its wants for what it may not have.
+        denied: BTreeSet<usize>,
         blocks: Vec<Block>,
         permit: Option<Arc<OwnedSemaphorePermit>>,
         frame: Option<FramePermit>,
@@ -59,12 +69,27 @@ pub(super) struct Batch {
 pub(super) struct Tools {
     pub(super) world: World,
     pub(super) store: BlockStore,
+    pub(super) rule: ServeRule,
     pub(super) reports: mpsc::Sender<Report>,
     /// Bytes of blocks that were read and not yet taken by whoever wants them.
     pub(super) received: Arc<Semaphore>,
     pub(super) received_bytes: usize,
     /// Bytes of messages that are being read, or wait for the loop.
     pub(super) reading: Arc<Semaphore>,
+}
+
+impl Tools {
+    /// What `peer` may have, by the agent that it belongs to now.
+    fn gate(&self, peer: PeerId) -> Gate {
+        self.rule.gate(peer, || self.world.network.peer(peer).and_then(|info| info.agent))
+    }
+}
+
+fn denied(gate: &Gate, wants: &[Want]) -> BTreeSet<usize> {
+    if gate.is_open() {
+        return BTreeSet::new();
+    }
+    (0..).zip(wants).filter(|(_, want)| !want.cancel && !gate.allows(&want.cid)).map(|(place, _)| place).collect()
 }
 
 /// Reads messages until the stream ends. What is no message ends it and is held against the peer. `room` is for the
@@ -103,6 +128,7 @@ pub(super) async fn read_messages(tools: Tools, inbound: Inbound, room: Arc<Sema
             }
             continue;
         }
+        let denied = denied(&tools.gate(peer), &message.wants);
         let payload = std::mem::take(&mut message.payload);
         let permit = match payload.is_empty() {
             true => None,
@@ -114,7 +140,7 @@ pub(super) async fn read_messages(tools: Tools, inbound: Inbound, room: Arc<Sema
         // Hashed here, on the task that reads: measured faster on few cores than any other place.
         let hash = |Payload { prefix, data }: Payload| prefix.cid(&data).map(|cid| Block { cid, data });
         let blocks = payload.into_iter().filter_map(hash).collect();
-        if tools.reports.send(Report::Message { peer, message, blocks, permit, frame }).await.is_err() {
+        if tools.reports.send(Report::Message { peer, message, denied, blocks, permit, frame }).await.is_err() {
             return;
         }
     }
@@ -201,7 +227,7 @@ pub(super) async fn write_answers(tools: Tools, peer: PeerId, link: u64, mut que
     let mut outbound = Outbound { tools: tools.clone(), peer, stream: None };
     let mut rest = Rest::default();
     let (mut blocks, mut bytes, mut begun) = (0, 0, None);
-    let mut piece = read_piece(&tools, &mut rest, &mut queue).await;
+    let mut piece = read_piece(&tools, peer, &mut rest, &mut queue).await;
     while let Some(current) = piece {
         blocks += current.blocks;
         bytes += current.bytes;
@@ -220,7 +246,7 @@ pub(super) async fn write_answers(tools: Tools, peer: PeerId, link: u64, mut que
             Ok::<_, io::Error>(())
         };
         // When writing fails nothing more is to be read, so that future must not be waited for.
-        let read = read_piece(&tools, &mut rest, &mut queue);
+        let read = read_piece(&tools, peer, &mut rest, &mut queue);
         let (written, next) = match futures::future::select(std::pin::pin!(write), std::pin::pin!(read)).await {
             futures::future::Either::Left((Ok(()), read)) => (Ok(()), read.await),
             futures::future::Either::Left((Err(error), _)) => (Err(error), None),
@@ -243,12 +269,16 @@ struct Rest {
     piece_bytes: usize,
 }
 
-async fn read_piece(tools: &Tools, rest: &mut Rest, queue: &mut mpsc::Receiver<Batch>) -> Option<Piece> {
+async fn read_piece(tools: &Tools, peer: PeerId, rest: &mut Rest, queue: &mut mpsc::Receiver<Batch>) -> Option<Piece> {
     let mut first = Message::default();
+    let mut gate = tools.gate(peer);
     if rest.blocks.is_empty() {
         let batch = queue.recv().await?;
+        gate = tools.gate(peer);
         *rest = Rest { blocks: batch.blocks.into(), piece_bytes: batch.bytes };
         first.presences = batch.presences;
+        // What came only now is not told of either to who may not have it.
+        first.presences.retain(|presence| !presence.have || gate.allows(&presence.cid));
     }
     let mut piece = Piece { messages: Vec::new(), blocks: 0, bytes: 0, ends_batch: true };
     if !rest.blocks.is_empty() {
@@ -258,7 +288,7 @@ async fn read_piece(tools: &Tools, rest: &mut Rest, queue: &mut mpsc::Receiver<B
             while bytes < limit
                 && let Some((cid, say_no)) = cids.pop_front()
             {
-                let data = store.get(&cid).ok().flatten();
+                let data = if gate.allows(&cid) { store.get(&cid).ok().flatten() } else { None };
                 bytes += data.as_ref().map_or(0, Bytes::len);
                 got.push((cid, say_no, data));
             }

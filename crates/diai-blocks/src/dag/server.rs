@@ -27,7 +27,7 @@ use super::{
     pace::Pace,
     walker::{Batch, WalkLimits, Walker},
 };
-use crate::{BlockStore, MAX_BLOCK_BYTES, config::DagConfig};
+use crate::{BlockStore, MAX_BLOCK_BYTES, config::DagConfig, serve::Gate};
 
 /// A peer whose request does not come, or that takes nothing at all of its answer, for so long does nothing.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -129,7 +129,8 @@ async fn accept(tools: Tools, mut incoming: Incoming) {
 }
 
 async fn serve(tools: Tools, inbound: Inbound) {
-    let Inbound { peer, mut stream, .. } = inbound;
+    let Inbound { peer, agent, mut stream, .. } = inbound;
+    let gate = tools.config.rule.gate(peer, || agent);
     let clock = tools.world.clock.clone();
     let penalise = |misbehaviour| tools.world.network.penalise(peer, misbehaviour);
     let deadline = clock.now() + SILENCE;
@@ -153,9 +154,9 @@ async fn serve(tools: Tools, inbound: Inbound) {
     tools.counters.requests.fetch_add(1, Ordering::Relaxed);
     let mut out = Out { tools: &tools, stream, pace: Pace::default() };
     let answered = match request.only_asks() {
-        true => out.whether(request.root).await,
+        true => out.whether(request.root, &gate).await,
         false => match tools.streams.take(peer) {
-            Some(_permit) => out.answer(request).await,
+            Some(_permit) => out.answer(request, gate).await,
             None => out.end(EndReason::Busy).await,
         },
     };
@@ -222,8 +223,8 @@ impl Out<'_> {
         self.frames(&[Frame::End(End::empty(reason))]).await
     }
 
-    async fn whether(&mut self, root: Cid) -> io::Result<()> {
-        if self.tools.store.has(&root) {
+    async fn whether(&mut self, root: Cid, gate: &Gate) -> io::Result<()> {
+        if gate.allows(&root) && self.tools.store.has(&root) {
             return self.end(EndReason::Limit).await;
         }
         let end = End { missing: 1, ..End::empty(EndReason::Complete) };
@@ -238,13 +239,13 @@ impl Out<'_> {
     }
 
     /// Writes one batch while the next is read, if there is room for both.
-    async fn answer(&mut self, request: Request) -> io::Result<()> {
+    async fn answer(&mut self, request: Request, gate: Gate) -> io::Result<()> {
         let tools = self.tools;
         let config = &tools.config;
         let limits =
             WalkLimits { batch_bytes: config.batch_bytes, nodes: config.max_nodes, links: config.max_waiting_links };
         let max_bytes = request.max_bytes.min(config.max_bytes);
-        let walker = Walker::new(tools.store.store().clone(), Request { max_bytes, ..request }, limits);
+        let walker = Walker::new(tools.store.store().clone(), gate, Request { max_bytes, ..request }, limits);
         let (mut walker, mut batch) = read(tools, walker).await?;
         let mut ahead = None;
         while !batch.ended {

@@ -12,7 +12,7 @@ use super::{
     End, EndReason, Frame, MAX_DEPTH,
     request::{Request, Scope, Skip},
 };
-use crate::{GetError, Store, identity_content, ipld, store::Key};
+use crate::{GetError, Store, identity_content, ipld, serve::Gate, store::Key};
 
 /// Blocks over this length are chunks of their own, not copied.
 const SMALL_BYTES: usize = 64 << 10;
@@ -69,6 +69,7 @@ pub(super) struct Batch {
 
 pub(super) struct Walker {
     store: Arc<dyn Store>,
+    gate: Gate,
     limits: WalkLimits,
     scope: Scope,
     /// The next one last, with how deep it is.
@@ -81,9 +82,10 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    pub(super) fn new(store: Arc<dyn Store>, request: Request, limits: WalkLimits) -> Self {
+    pub(super) fn new(store: Arc<dyn Store>, gate: Gate, request: Request, limits: WalkLimits) -> Self {
         Self {
             store,
+            gate,
             limits,
             scope: request.scope,
             stack: vec![(request.root, 0)],
@@ -135,6 +137,7 @@ impl Walker {
             return Ok(());
         }
         let data = match self.left_bytes {
+            _ if !self.gate.allows(&cid) => Ok(None),
             // Nothing is read for whoever asks only whether it is there.
             0 if self.store.has(&cid) => return Err(EndReason::Limit),
             _ => self.store.get(&cid),

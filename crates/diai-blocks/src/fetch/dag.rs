@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cid::Cid;
-use diai_core::{BoxFuture, Instant, PeerId, ProviderStream};
-use futures::{FutureExt, StreamExt, stream};
+use diai_core::{BoxFuture, Instant, PeerId};
+use futures::FutureExt;
 
-use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, Via, provider_key};
+use super::{
+    Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Via,
+    lookups::{Lookups, Named},
+};
 use crate::{
     Block, Guard,
     bitswap::{Delivery, Session},
@@ -62,9 +65,7 @@ pub(super) struct Walk<'a> {
     unflushed: u64,
     pub(super) progress: FetchProgress,
     pub(super) last_block: Instant,
-    providers: Providers,
-    lookup: Option<ProviderStream>,
-    next_lookup: Instant,
+    lookups: Lookups,
     pub(super) deliverers: BTreeSet<PeerId>,
     /// Who was asked for the whole DAG.
     pub(super) asked_whole: BTreeSet<PeerId>,
@@ -77,7 +78,7 @@ pub(super) struct Walk<'a> {
 enum Event {
     Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
-    Providers(Option<Vec<PeerId>>),
+    Providers(Named),
     Time,
 }
 
@@ -104,9 +105,7 @@ impl<'a> Walk<'a> {
             unflushed: 0,
             progress: FetchProgress::default(),
             last_block: now,
-            providers: Providers::default(),
-            lookup: None,
-            next_lookup: now,
+            lookups: Lookups::new(fetcher),
             deliverers: BTreeSet::new(),
             asked_whole: BTreeSet::new(),
             came_whole: 0,
@@ -170,11 +169,10 @@ impl<'a> Walk<'a> {
     async fn next_event(&mut self) -> Event {
         let clock = self.fetcher.world.clock.clone();
         let deadline = self.deadline();
-        let wake =
-            if self.missing.is_empty() || self.lookup.is_some() { deadline } else { deadline.min(self.next_lookup) };
+        let wake = if self.missing.is_empty() { deadline } else { deadline.min(self.lookups.wake()) };
         // Two groups in memory at most: beyond, storing goes first.
         let full = self.storing.is_some() && self.group_bytes >= 2 * self.fetcher.config.group_bytes;
-        let (storing, session, lookup) = (&mut self.storing, &mut self.session, &mut self.lookup);
+        let (storing, session) = (&mut self.storing, &mut self.session);
         let store = async {
             match storing {
                 Some(storing) => storing.await,
@@ -187,18 +185,11 @@ impl<'a> Walk<'a> {
                 _ => futures::future::pending().await,
             }
         };
-        let look = async {
-            match lookup {
-                Some(lookup) => lookup.next().await,
-                None => futures::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             stored = store => Event::Stored(stored),
             delivery = deliver => Event::Delivery(delivery),
-            // An error of one lookup is an answer like no providers: it is tried again.
-            found = look => Event::Providers(found.map(Result::unwrap_or_default)),
+            named = self.lookups.next(self.fetcher) => Event::Providers(named),
             () = clock.sleep_until(wake) => Event::Time,
         }
     }
@@ -275,7 +266,8 @@ impl<'a> Walk<'a> {
             Some(session) => session,
             none => {
                 let session = self.fetcher.bitswap.session().await;
-                let holders: Vec<_> = self.options.holders.iter().chain(&self.providers.0).copied().collect();
+                let holders: Vec<_> =
+                    self.options.holders.iter().copied().chain(self.lookups.providers.iter()).collect();
                 if !holders.is_empty() {
                     // The session must know of a want before holders of it mean anything to it.
                     session.want(Vec::new()).await;
@@ -407,14 +399,9 @@ impl<'a> Walk<'a> {
         FetchProgress { local_blocks, ..self.progress }
     }
 
-    async fn found(&mut self, found: Option<Vec<PeerId>>) -> Result<(), FetchError> {
-        let Some(found) = found else {
-            self.lookup = None;
-            self.next_lookup = self.fetcher.world.clock.now() + self.fetcher.config.provider_interval;
-            return Ok(());
-        };
+    async fn found(&mut self, named: Named) -> Result<(), FetchError> {
         let us = self.fetcher.world.network.local_peer();
-        let useful = self.providers.add(found, us, self.fetcher.config.max_providers);
+        let useful = self.lookups.providers.add(named, us, self.fetcher.config.max_providers);
         self.whole_of_providers(&useful).await?;
         if let Some(session) = self.session.as_ref().filter(|_| !useful.is_empty()) {
             session.holders(useful).await;
@@ -428,7 +415,7 @@ impl<'a> Walk<'a> {
         if now >= self.deadline() {
             return Err(self.not_found().await);
         }
-        if now >= self.next_lookup && self.lookup.is_none() {
+        if now >= self.lookups.wake() {
             // Who is likely to have it may have been silent or away when it was asked.
             let likely: BTreeSet<_> = self.options.holders.iter().chain(&self.deliverers).copied().collect();
             if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
@@ -438,12 +425,7 @@ impl<'a> Walk<'a> {
                 self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());
             let mut cids = vec![self.root];
             cids.extend(missing.filter(|cid| cid.hash() != self.root.hash()));
-            let keys: Vec<_> = cids.iter().filter_map(provider_key).collect();
-            let dht = self.fetcher.world.dht.clone();
-            let lookups = stream::iter(keys).map(move |key| dht.providers(key)).flatten();
-            let others = self.fetcher.ipfs_dht.iter().flat_map(|dht| cids.iter().map(|cid| dht.providers(*cid.hash())));
-            let others = stream::iter(others.collect::<Vec<_>>()).flatten().map(Ok);
-            self.lookup = Some(stream::select(lookups, others).boxed());
+            self.lookups.start(self.fetcher, &cids);
         }
         Ok(())
     }
@@ -454,7 +436,7 @@ impl<'a> Walk<'a> {
             first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
         let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
         peers.extend(self.fetcher.bitswap.asked(cid).await);
-        let asked = Asked { peers: peers.into_iter().collect(), providers: self.providers.0.iter().copied().collect() };
+        let asked = Asked { peers: peers.into_iter().collect(), providers: self.lookups.providers.iter().collect() };
         FetchError::NotFound { cid, asked }
     }
 }

@@ -152,7 +152,9 @@ impl Blocks {
 
     /// The same, with progress.
     pub async fn gc_with(&self, progress: Option<ProgressFn<GcProgress>>) -> Result<Collected, GcError> {
-        self.0.pins.gc_with(progress).await
+        let collected = self.0.pins.gc_with(progress).await;
+        self.0.announcer.collected();
+        collected
     }
 
     /// Hashes every block and walks every pin. As [`Pins::verify`](crate::Pins::verify). Damaged blocks are fetched again

@@ -14,6 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
+use super::extent::{Changes, Extent};
 use crate::{fetch::provider_key, ipfs_dht::IpfsDht};
 
 /// Announcements under way at a time.
@@ -47,6 +48,7 @@ pub(super) struct Announcer {
 struct Shared {
     world: World,
     ipfs_dht: Option<IpfsDht>,
+    changes: Arc<Changes>,
     roots: Mutex<Roots>,
     wake: Notify,
     events: broadcast::Sender<ProvideEvent>,
@@ -59,14 +61,20 @@ struct Roots {
 }
 
 impl Announcer {
-    pub(super) fn start(world: World, ipfs_dht: Option<IpfsDht>, roots: BTreeSet<Cid>) -> Self {
+    /// `extent` is what else is announced in the DHT of IPFS, if there is one.
+    pub(super) fn start(world: World, extent: Option<Extent>, roots: BTreeSet<Cid>) -> Self {
+        let ipfs_dht = extent.as_ref().map(|extent| extent.dht.clone());
+        let changes = Arc::<Changes>::default();
         for root in &roots {
             ipfs_dht.iter().for_each(|dht| dht.provide(*root.hash()));
         }
         let roots = Mutex::new(Roots { todo: roots.clone(), wanted: roots });
-        let shared =
-            Arc::new(Shared { world, ipfs_dht, roots, wake: Notify::new(), events: broadcast::channel(EVENT_QUEUE).0 });
+        let (wake, events) = (Notify::new(), broadcast::channel(EVENT_QUEUE).0);
+        let shared = Arc::new(Shared { world, ipfs_dht, changes: changes.clone(), roots, wake, events });
         let mut tasks = JoinSet::new();
+        if let Some(extent) = extent {
+            tasks.spawn(extent.run(changes));
+        }
         tasks.spawn(run(shared.clone()));
         Self { shared, tasks: Mutex::new(tasks) }
     }
@@ -78,6 +86,12 @@ impl Announcer {
             self.shared.wake.notify_one();
             self.shared.ipfs_dht.iter().for_each(|dht| dht.provide(*cid.hash()));
         }
+        self.shared.changes.pinned(cid);
+    }
+
+    /// Blocks were collected.
+    pub(super) fn collected(&self) {
+        self.shared.changes.lost();
     }
 
     pub(super) fn withdraw(&self, cid: Cid) {
@@ -86,6 +100,7 @@ impl Announcer {
         roots.todo.remove(&cid);
         drop(roots);
         self.shared.ipfs_dht.iter().for_each(|dht| dht.stop_providing(cid.hash()));
+        self.shared.changes.lost();
         if let Some(key) = provider_key(&cid) {
             self.shared.world.dht.stop_providing(&key);
         }

@@ -143,6 +143,28 @@ impl DhtMessage {
     }
 }
 
+/// One provider's word about many keys, encoded once.
+pub(super) struct Announcement {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Announcement {
+    pub(super) fn new(provider: DhtPeer) -> Self {
+        let mut message = DhtMessage::new(Kind::AddProvider, Bytes::new());
+        message.providers.push(provider);
+        // The type comes first, in two bytes; the key next, which is left out while it is empty.
+        let mut head = message.to_bytes();
+        let tail = head.split_off(2);
+        Self { head, tail }
+    }
+
+    /// The message about `key`, of up to 127 bytes.
+    pub(super) fn of(&self, key: &[u8]) -> Vec<u8> {
+        [&self.head, &[0x12, key.len() as u8][..], key, &self.tail].concat()
+    }
+}
+
 fn to_wire(peer: &DhtPeer) -> proto::Peer {
     let addrs = peer.addrs.iter().take(MAX_ADDRS).map(|addr| Bytes::copy_from_slice(addr.as_ref())).collect();
     proto::Peer { id: peer.peer.to_bytes().into(), addrs, connection: 1 }
@@ -151,4 +173,21 @@ fn to_wire(peer: &DhtPeer) -> proto::Peer {
 fn from_wire(peer: proto::Peer) -> Option<DhtPeer> {
     let addrs = peer.addrs.into_iter().filter_map(|addr| Multiaddr::try_from(addr.to_vec()).ok()).take(MAX_ADDRS);
     Some(DhtPeer { peer: PeerId::from_bytes(&peer.id).ok()?, addrs: addrs.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_has_the_bytes_of_its_message() {
+        let peer = diai_core::memory::AgentSpec::example(1).peer;
+        let provider = DhtPeer { peer, addrs: vec!["/ip4/10.0.0.1/tcp/1".parse().unwrap()] };
+        let announcement = Announcement::new(provider.clone());
+        for key in [&[0x12, 2, 7, 7][..], &[9; 100]] {
+            let mut message = DhtMessage::new(Kind::AddProvider, Bytes::copy_from_slice(key));
+            message.providers.push(provider.clone());
+            assert_eq!(announcement.of(key), message.to_bytes());
+        }
+    }
 }

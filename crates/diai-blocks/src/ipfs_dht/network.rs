@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, Ipv6Addr},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,11 +14,11 @@ use bytes::{Bytes, BytesMut};
 use diai_core::{Instant, Misbehaviour, Multiaddr, OpenError, PeerId, ProtocolId, World, frame, timeout_at};
 use futures::{AsyncWriteExt, StreamExt, stream::FuturesUnordered};
 use multiaddr::Protocol;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::{
     lookup::Lookup,
-    message::{DhtMessage, DhtPeer, Key, Kind, MAX_MESSAGE_BYTES},
+    message::{Announcement, DhtMessage, DhtPeer, Key, Kind, MAX_MESSAGE_BYTES},
 };
 use crate::store::Multihash;
 
@@ -53,6 +56,26 @@ pub(super) struct Net {
     servers: Mutex<Servers>,
     lookups: Semaphore,
     max_servers: usize,
+    pub(super) counters: Counters,
+}
+
+/// What was asked and told so far.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) lookups: AtomicU64,
+    pub(super) questions: AtomicU64,
+    pub(super) batches: AtomicU64,
+    pub(super) records: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn load(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+fn count(counter: &AtomicU64, more: usize) {
+    counter.fetch_add(more as u64, Ordering::Relaxed);
 }
 
 #[derive(Default)]
@@ -65,7 +88,8 @@ struct Servers {
 impl Net {
     pub(super) fn new(world: World, protocol: ProtocolId, reach: Reach, max_servers: usize, lookups: usize) -> Self {
         let lookups = Semaphore::new(lookups);
-        Self { world, protocol, reach, servers: Mutex::default(), lookups, max_servers }
+        let (servers, counters) = (Mutex::default(), Counters::default());
+        Self { world, protocol, reach, servers, lookups, max_servers, counters }
     }
 
     fn servers(&self) -> MutexGuard<'_, Servers> {
@@ -89,8 +113,8 @@ impl Net {
         servers.alive.values().copied().chain(connected).collect()
     }
 
-    /// Asks for `key` around `target`, until the `width` closest have answered. Providers are told as they are found; when nobody
-    /// listens any more, the lookup ends.
+    /// Asks for `key` around `target`, until the `width` closest have answered. `named` hears which providers a server
+    /// names; when it wants no more, the lookup ends.
     ///
     /// Cancel-safe: dropping the future stops it.
     pub(super) async fn lookup(
@@ -99,11 +123,12 @@ impl Net {
         key: Bytes,
         target: Key,
         width: usize,
-        told: Option<&mpsc::Sender<Vec<PeerId>>>,
+        mut named: impl FnMut(PeerId, Vec<PeerId>) -> bool,
     ) -> Lookup {
         let clock = &*self.world.clock;
         let mut lookup = Lookup::new(target, self.world.network.local_peer(), width, self.known());
         let Ok(_turn) = self.lookups.acquire().await else { return lookup };
+        count(&self.counters.lookups, 1);
         let until = clock.now() + LOOKUP_WITHIN;
         let question = DhtMessage::new(kind, key).to_bytes();
         let mut asking = FuturesUnordered::new();
@@ -120,9 +145,7 @@ impl Net {
                     let mut providers = self.believe(answer.providers, false);
                     // No single server fills what a fetch looks at.
                     providers.truncate(MAX_NAMED);
-                    if let Some(told) = told.filter(|_| !providers.is_empty())
-                        && told.send(providers).await.is_err()
-                    {
+                    if !providers.is_empty() && !named(peer, providers) {
                         return lookup;
                     }
                 }
@@ -136,6 +159,7 @@ impl Net {
 
     async fn ask(&self, peer: PeerId, question: &[u8]) -> Result<DhtMessage, Silence> {
         let clock = &*self.world.clock;
+        count(&self.counters.questions, 1);
         let ask = async {
             let mut stream = self.open(peer).await?;
             frame::write(&mut stream, question).await.map_err(|_| Silence::Unreachable)?;
@@ -213,17 +237,23 @@ impl Net {
     }
 
     /// Tells `peer` that this device, which is at `addrs`, provides `hashes`. True if it took them.
-    pub(super) async fn tell(&self, peer: PeerId, hashes: &[Multihash], addrs: &[Multiaddr]) -> bool {
+    pub(super) async fn tell(
+        &self,
+        peer: PeerId,
+        hashes: impl Iterator<Item = &Multihash>,
+        addrs: &[Multiaddr],
+    ) -> bool {
         let clock = &*self.world.clock;
         let until: Instant = clock.now() + ANNOUNCE_WITHIN;
         let me = DhtPeer { peer: self.world.network.local_peer(), addrs: addrs.to_vec() };
+        let announcement = Announcement::new(me);
         let tell = async {
             let mut stream = self.open(peer).await.ok()?;
+            count(&self.counters.batches, 1);
             let mut buffer = BytesMut::new();
             for hash in hashes {
-                let mut message = DhtMessage::new(Kind::AddProvider, hash.to_bytes().into());
-                message.providers.push(me.clone());
-                frame::put(&message.to_bytes(), &mut buffer);
+                count(&self.counters.records, 1);
+                frame::put(&announcement.of(&hash.to_bytes()), &mut buffer);
                 if buffer.len() >= WRITE_BYTES {
                     stream.write_all(&buffer.split()).await.ok()?;
                 }

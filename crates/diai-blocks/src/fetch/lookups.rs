@@ -1,0 +1,166 @@
+//! Looking for providers: in the DHT of the agents and in that of IPFS, side by side, so that neither waits for the other.
+
+use std::collections::BTreeMap;
+
+use cid::Cid;
+use diai_core::{Instant, PeerId};
+use futures::{StreamExt, future, stream, stream::BoxStream};
+
+use super::{Fetcher, provider_key};
+use crate::ipfs_dht::NamedProviders;
+
+/// Who is said to provide something, and by whom, where that is known.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) server: Option<PeerId>,
+    pub(super) providers: Vec<PeerId>,
+}
+
+/// The lookups of one DHT.
+struct Slot {
+    running: Option<BoxStream<'static, Named>>,
+    next: Instant,
+}
+
+impl Slot {
+    async fn next(&mut self) -> Option<Named> {
+        match &mut self.running {
+            Some(running) => running.next().await,
+            None => future::pending().await,
+        }
+    }
+}
+
+/// The lookups of one fetch, and whom they brought to light.
+pub(super) struct Lookups {
+    slots: [Slot; 2],
+    pub(super) providers: Providers,
+}
+
+impl Lookups {
+    pub(super) fn new(fetcher: &Fetcher) -> Self {
+        let now = fetcher.world.clock.now();
+        let ipfs = if fetcher.ipfs_dht.is_some() { now } else { Instant::NEVER };
+        Self { slots: [now, ipfs].map(|next| Slot { running: None, next }), providers: Providers::default() }
+    }
+
+    /// When there is something to look up next.
+    pub(super) fn wake(&self) -> Instant {
+        let idle = self.slots.iter().filter(|slot| slot.running.is_none());
+        idle.map(|slot| slot.next).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Begins with `cids` where nothing runs.
+    pub(super) fn start(&mut self, fetcher: &Fetcher, cids: &[Cid]) {
+        let now = fetcher.world.clock.now();
+        let [agents, ipfs] = &mut self.slots;
+        let is_due = |slot: &Slot| slot.running.is_none() && slot.next <= now;
+        if is_due(agents) {
+            let keys: Vec<_> = cids.iter().filter_map(provider_key).collect();
+            let dht = fetcher.world.dht.clone();
+            let found = stream::iter(keys).map(move |key| dht.providers(key)).flatten();
+            // An error of one lookup is an answer like no providers: it is tried again.
+            let named = |found: Result<Vec<PeerId>, _>| Named { server: None, providers: found.unwrap_or_default() };
+            agents.running = Some(found.map(named).boxed());
+        }
+        if let Some(dht) = fetcher.ipfs_dht.as_ref().filter(|_| is_due(ipfs)) {
+            let found = stream::select_all(cids.iter().map(|cid| dht.providers(*cid.hash())));
+            let named = |NamedProviders { server, providers }| Named { server: Some(server), providers };
+            ipfs.running = Some(found.map(named).boxed());
+        }
+    }
+
+    /// The next answer of any; an end is one that names nobody. What has ended is left alone until the fetch's interval
+    /// is over.
+    pub(super) async fn next(&mut self, fetcher: &Fetcher) -> Named {
+        let [agents, ipfs] = &mut self.slots;
+        let (named, slot) = tokio::select! {
+            biased;
+            named = agents.next() => (named, agents),
+            named = ipfs.next() => (named, ipfs),
+        };
+        named.unwrap_or_else(|| {
+            *slot = Slot { running: None, next: fetcher.world.clock.now() + fetcher.config.provider_interval };
+            Named::default()
+        })
+    }
+}
+
+/// Providers that came to light, each once, with whose word it was, up to a cap that is shared fairly between those who
+/// said it: so many false ones as one server may name, honest ones have room beside them.
+#[derive(Debug, Default)]
+pub(super) struct Providers(BTreeMap<PeerId, Option<PeerId>>);
+
+impl Providers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = PeerId> {
+        self.0.keys().copied()
+    }
+
+    /// Those of `named` that are worth naming to the session.
+    pub(super) fn add(&mut self, named: Named, us: PeerId, cap: usize) -> Vec<PeerId> {
+        let Named { server, providers } = named;
+        let mut useful = Vec::new();
+        for peer in providers.into_iter().filter(|peer| *peer != us) {
+            if self.0.contains_key(&peer) || self.0.len() < cap || self.make_room(server) {
+                self.0.entry(peer).or_insert(server);
+                useful.push(peer);
+            }
+        }
+        useful
+    }
+
+    /// Forgets one that came by the word of who named most, if that is more than `server` would have then.
+    fn make_room(&mut self, server: Option<PeerId>) -> bool {
+        let mut shares = BTreeMap::<_, usize>::new();
+        self.0.values().for_each(|server| *shares.entry(*server).or_default() += 1);
+        let mine = shares.get(&server).copied().unwrap_or_default();
+        let Some((most, share)) = shares.into_iter().max_by_key(|(_, share)| *share) else { return false };
+        let last = self.0.iter().rev().find(|(_, server)| **server == most).map(|(peer, _)| *peer);
+        share > mine + 1 && last.is_some_and(|peer| self.0.remove(&peer).is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::memory::AgentSpec;
+
+    use super::*;
+
+    fn peer(number: u8) -> PeerId {
+        AgentSpec::example(number).peer
+    }
+
+    fn say(server: u8, providers: std::ops::Range<u8>) -> Named {
+        Named { server: Some(peer(server)), providers: providers.map(peer).collect() }
+    }
+
+    #[test]
+    fn one_server_that_names_many_leaves_room_for_what_others_name() {
+        let mut providers = Providers::default();
+        let us = peer(250);
+        for first in (100..140).step_by(4) {
+            providers.add(say(1, first..first + 4), us, 20);
+        }
+        assert_eq!(providers.0.len(), 20);
+        for server in 2..7 {
+            let first = 10 * server;
+            assert_eq!(providers.add(say(server, first..first + 3), us, 20).len(), 3, "server {server}");
+        }
+        assert_eq!(providers.0.len(), 20);
+        assert!(providers.0.values().filter(|server| **server == Some(peer(1))).count() <= 5);
+        // Who has the largest share gains nothing by saying more.
+        assert_eq!(providers.add(say(1, 200..204), us, 20).len(), 0);
+    }
+
+    #[test]
+    fn displacing_ends_whatever_is_said() {
+        let (mut providers, mut useful) = (Providers::default(), 0);
+        for round in 0..1_000u32 {
+            let (server, first) = ((round % 7) as u8, 100 + (round * 4 % 120) as u8);
+            let before: Vec<_> = providers.iter().collect();
+            let named = providers.add(say(server, first..first + 4), peer(250), 20);
+            useful += named.iter().filter(|peer| !before.contains(peer)).count();
+        }
+        assert!(useful <= 60, "{useful} were dialled");
+    }
+}
