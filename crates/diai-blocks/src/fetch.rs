@@ -3,6 +3,7 @@
 //! [`bitswap`](crate::bitswap).
 
 mod dag;
+mod recall;
 mod source;
 mod whole;
 
@@ -11,12 +12,17 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Instant, PeerId, RecordKey, World};
+use parking_lot::Mutex;
 
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
 use crate::{
-    BlockStore, FlushError, GetError, PinProgress, PutError, bitswap::Bitswap, config::FetchConfig, ipfs_dht::IpfsDht,
+    BlockStore, FlushError, GetError, PinProgress, PutError,
+    bitswap::Bitswap,
+    cache::Lookups,
+    config::{CacheConfig, FetchConfig},
+    ipfs_dht::IpfsDht,
     unixfs::ReadError,
 };
 
@@ -97,6 +103,8 @@ pub struct FetchOptions {
     pub max_bytes: u64,
     /// Peers that are likely to have it; asked first, and dialled if need be.
     pub holders: Vec<PeerId>,
+    /// What comes is to be pinned: it is no cached content, and what is here of it ceases to be. Default no.
+    pub kept: bool,
     /// Told whenever blocks have come, on the fetching task.
     pub progress: Option<FetchProgressFn>,
 }
@@ -107,6 +115,7 @@ impl fmt::Debug for FetchOptions {
             .field("deadline", &self.deadline)
             .field("max_bytes", &self.max_bytes)
             .field("holders", &self.holders)
+            .field("kept", &self.kept)
             .finish_non_exhaustive()
     }
 }
@@ -163,12 +172,20 @@ pub struct Fetcher {
     pub(crate) bitswap: Bitswap,
     pub(crate) config: FetchConfig,
     pub(crate) ipfs_dht: Option<IpfsDht>,
+    pub(crate) lookups: Arc<Mutex<Lookups>>,
 }
 
 impl Fetcher {
     /// Fetches into `store`, by `bitswap`, with providers from the DHT of `world`.
     pub fn new(world: World, store: BlockStore, bitswap: Bitswap, config: FetchConfig) -> Self {
-        Self { world, store, bitswap, config, ipfs_dht: None }
+        let lookups = Arc::new(Mutex::new(Lookups::new(CacheConfig::default())));
+        Self { world, store, bitswap, config, ipfs_dht: None, lookups }
+    }
+
+    /// Remembers what the DHT says as `config` has it.
+    #[must_use]
+    pub fn with_cache(self, config: CacheConfig) -> Self {
+        Self { lookups: Arc::new(Mutex::new(Lookups::new(config))), ..self }
     }
 
     /// Asks the DHT of IPFS too.
@@ -182,6 +199,7 @@ impl Fetcher {
     /// Cancel-safety: dropping the future ends the want.
     pub async fn block(&self, cid: Cid, options: &FetchOptions) -> Result<Bytes, FetchError> {
         if let Some(data) = self.store.get_whole(&cid).await? {
+            self.store.found(&cid, options.kept);
             return Ok(data);
         }
         Walk::new(self, cid, Scope::Block, options).run().await?;
@@ -194,6 +212,8 @@ impl Fetcher {
     ///
     /// If [`FetchConfig::whole_dags`] says so, holders, connected devices of agents and providers are first asked for the whole, in one request
     /// ([`dag`](crate::dag)), or each for its share of it; what does not come that way is asked for block by block.
+    ///
+    /// Unless [`FetchOptions::kept`] says otherwise, what comes is [cached](crate::cache) until it is pinned.
     ///
     /// Memory: about [`FetchConfig::max_open_bytes`], whatever the size of the DAG.
     ///

@@ -4,6 +4,7 @@ mod car;
 mod heal;
 mod keep;
 mod provide;
+mod read;
 
 use std::{fmt, sync::Arc};
 
@@ -14,8 +15,10 @@ use diai_identity::{Certificate, Identity};
 
 use self::{heal::Healer, keep::announced, provide::Announcer};
 use crate::{
-    Block, BlockStore, FlushError, OpenStoreError, PinError, Pins, PutError, SegmentStore, StoreStats,
+    Block, BlockStore, FlushError, OpenCacheError, OpenStoreError, PinError, Pins, PutError, SegmentStore, Store,
+    StoreStats,
     bitswap::{Bitswap, BitswapStatus},
+    cache::{Cached, Sweeper},
     config::BlocksConfig,
     dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
@@ -39,6 +42,9 @@ pub enum StartError {
     /// The pins on disk.
     #[error(transparent)]
     Pins(#[from] PinError),
+    /// The list of cached blocks on disk.
+    #[error(transparent)]
+    Cache(#[from] OpenCacheError),
     /// Bitswap or whole DAGs are served by somebody else.
     #[error(transparent)]
     Accept(#[from] AcceptError),
@@ -158,6 +164,7 @@ struct Inner {
     announcer: Announcer,
     healer: Healer,
     workspaces: Workspaces,
+    sweeper: Sweeper,
 }
 
 impl fmt::Debug for Blocks {
@@ -176,9 +183,12 @@ impl Blocks {
         config: BlocksConfig,
     ) -> Result<Self, StartError> {
         let (disk, pool, settings) = (world.disk.clone(), world.offload.clone(), config.store.clone());
+        let (cache, entropy) = (config.cache.clone(), world.entropy.clone());
         let open = move || {
             let store = SegmentStore::open(disk.clone(), "blocks", settings)?;
-            let store = BlockStore::new(Arc::new(store), pool);
+            let cached = Cached::new(&cache, store.stats().quota_bytes, entropy);
+            let cached = cached.open(&*disk, "blocks/cached.redb", &store)?;
+            let store = BlockStore::new(Arc::new(store), pool).with_cached(cached);
             let pins = Pins::open(store.clone(), &*disk, "blocks/pins.redb")?;
             Ok::<_, StartError>((store, pins))
         };
@@ -186,7 +196,10 @@ impl Blocks {
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
         let dags = DagServer::start(world, store.clone(), config.dag)?;
         let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
-        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
+        let sweeper = Sweeper::start(store.clone());
+        let fetcher = Fetcher::new(world.clone(), store, bitswap, config.fetch)
+            .with_ipfs_dht(ipfs_dht.clone())
+            .with_cache(config.cache);
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),
@@ -199,7 +212,8 @@ impl Blocks {
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
         let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
         let healer = Healer::start(fetcher.clone());
-        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, dags, pins, announcer, healer, workspaces })))
+        let world = world.clone();
+        Ok(Self(Arc::new(Inner { world, identity, fetcher, dags, pins, announcer, healer, workspaces, sweeper })))
     }
 
     /// The store behind it.
@@ -294,8 +308,8 @@ impl Blocks {
         Ok(exported.bytes)
     }
 
-    /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but collected one day unless it
-    /// is pinned. Cancel-safety as [`Fetcher::dag`].
+    /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but [cached](crate::cache) only, and
+    /// collected one day, unless it is pinned. Cancel-safety as [`Fetcher::dag`].
     pub async fn fetch(&self, cid: Cid, options: &FetchOptions) -> Result<FetchProgress, FetchError> {
         self.0.fetcher.dag(cid, options).await
     }
@@ -427,6 +441,7 @@ impl Blocks {
         self.0.healer.stop().await;
         self.0.dags.stop().await;
         self.0.fetcher.bitswap.stop().await;
+        self.0.sweeper.stop(self.store()).await;
         self.flush().await
     }
 }

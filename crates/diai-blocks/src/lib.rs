@@ -66,6 +66,7 @@ mod source;
 mod store;
 
 pub mod bitswap;
+pub mod cache;
 pub mod car;
 pub mod config;
 pub mod dag;
@@ -80,11 +81,12 @@ pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard, StoreEvent};
+pub use cache::CacheStats;
 pub use cid::{Cid, Version as CidVersion};
 pub use config::BlocksConfig;
 pub use error::{
-    BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError, RepairError,
-    VerifyError,
+    BlockError, FlushError, GcError, GetError, OpenCacheError, OpenStoreError, PinError, PutError, RemoveError,
+    RepairError, VerifyError,
 };
 pub use fetch::{FetchError, FetchOptions};
 pub use handle::{

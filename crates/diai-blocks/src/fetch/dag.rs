@@ -62,8 +62,9 @@ pub(super) struct Walk<'a> {
     unflushed: u64,
     pub(super) progress: FetchProgress,
     pub(super) last_block: Instant,
-    providers: Providers,
+    pub(super) providers: Providers,
     lookup: Option<ProviderStream>,
+    pub(super) lookup_found: bool,
     next_lookup: Instant,
     pub(super) deliverers: BTreeSet<PeerId>,
     /// Who was asked for the whole DAG.
@@ -104,6 +105,7 @@ impl<'a> Walk<'a> {
             last_block: now,
             providers: Providers::default(),
             lookup: None,
+            lookup_found: false,
             next_lookup: now,
             deliverers: BTreeSet::new(),
             asked_whole: BTreeSet::new(),
@@ -133,6 +135,7 @@ impl<'a> Walk<'a> {
             self.fetcher.store.flush().await?;
         }
         outcome?;
+        self.remember();
         self.tell();
         Ok(self.so_far())
     }
@@ -230,6 +233,10 @@ impl<'a> Walk<'a> {
                 self.wanted_nodes += usize::from(node);
             } else if self.fetcher.store.touch(&cid) {
                 self.progress.local_blocks += 1;
+                // What came whole was found here by nobody.
+                if self.options.kept || self.came_whole == 0 {
+                    self.fetcher.store.found(&cid, self.options.kept);
+                }
                 if node && !self.visit_local(cid).await? {
                     self.note_wanted(cid, &mut wants);
                 }
@@ -254,6 +261,9 @@ impl<'a> Walk<'a> {
 
     fn note_wanted(&mut self, cid: Cid, wants: &mut Vec<Cid>) {
         self.wanted_nodes += usize::from(self.is_node(&cid));
+        if !self.options.kept {
+            self.fetcher.store.missed(&cid);
+        }
         self.wanted.insert(*cid.hash(), vec![cid]);
         wants.push(cid);
     }
@@ -268,6 +278,9 @@ impl<'a> Walk<'a> {
     }
 
     async fn want(&mut self, wants: Vec<Cid>) {
+        if self.session.is_none() {
+            self.recall();
+        }
         let session = match &mut self.session {
             Some(session) => session,
             none => {
@@ -358,9 +371,12 @@ impl<'a> Walk<'a> {
         if flush {
             self.unflushed = 0;
         }
-        let store = self.fetcher.store.clone();
+        let (store, kept) = (self.fetcher.store.clone(), self.options.kept);
         let put = async move {
-            store.put_many(group).await?;
+            match kept {
+                true => store.put_many(group).await?,
+                false => store.put_fetched(group).await?,
+            }
             if flush {
                 store.flush().await?;
             }
@@ -409,11 +425,14 @@ impl<'a> Walk<'a> {
     async fn found(&mut self, found: Option<Vec<PeerId>>) -> Result<(), FetchError> {
         let Some(found) = found else {
             self.lookup = None;
+            self.looked_up();
             self.next_lookup = self.fetcher.world.clock.now() + self.fetcher.config.provider_interval;
             return Ok(());
         };
         let us = self.fetcher.world.network.local_peer();
         let useful = self.providers.add(found, us, self.fetcher.config.max_providers);
+        self.lookup_found |= !useful.is_empty();
+        self.fetcher.lookups.lock().found(self.fetcher.world.clock.now(), self.root.hash(), &useful, false);
         if self.asks_whole() && useful.iter().any(|peer| !self.asked_whole.contains(peer)) {
             return self.begin_anew(useful).await;
         }
@@ -430,6 +449,11 @@ impl<'a> Walk<'a> {
             return Err(self.not_found().await);
         }
         if now >= self.next_lookup && self.lookup.is_none() {
+            if let Some(until) = self.unknown_until(now) {
+                self.next_lookup = until.min(now + self.fetcher.config.provider_interval);
+                return Ok(());
+            }
+            self.lookup_found = false;
             // Who is likely to have it may have been silent or away when it was asked.
             let likely: BTreeSet<_> = self.options.holders.iter().chain(&self.deliverers).copied().collect();
             if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
@@ -455,6 +479,9 @@ impl<'a> Walk<'a> {
             first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
         let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
         peers.extend(self.fetcher.bitswap.asked(cid).await);
+        if self.deliverers.is_empty() {
+            self.fetcher.lookups.lock().failed(self.root.hash());
+        }
         let asked = Asked { peers: peers.into_iter().collect(), providers: self.providers.0.iter().copied().collect() };
         FetchError::NotFound { cid, asked }
     }

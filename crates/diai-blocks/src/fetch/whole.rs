@@ -85,6 +85,7 @@ impl Walk<'_> {
             store: &self.fetcher.store,
             config,
             tally: &tally,
+            kept: options.kept,
             deadline: options.deadline.unwrap_or(Instant::NEVER),
             asks_again,
             tell: &tell,
