@@ -202,8 +202,9 @@ impl Fetcher {
             self.store.found(&cid, options.kept);
             return Ok(data);
         }
+        // The walk's own is gone when it is read.
+        let _guard = self.store.guard();
         Walk::new(self, cid, Scope::Block, options).run().await?;
-        // A collection may have come between: the walk's guard is gone by now.
         self.store.get(&cid).await?.ok_or(FetchError::NotFound { cid, asked: Asked::default() })
     }
 

@@ -309,7 +309,8 @@ impl Blocks {
     }
 
     /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but [cached](crate::cache) only, and
-    /// collected one day, unless it is pinned. Cancel-safety as [`Fetcher::dag`].
+    /// collected one day, unless it is pinned: who reads it afterwards holds a [guard](BlockStore::guard_root) from before.
+    /// Cancel-safety as [`Fetcher::dag`].
     pub async fn fetch(&self, cid: Cid, options: &FetchOptions) -> Result<FetchProgress, FetchError> {
         self.0.fetcher.dag(cid, options).await
     }

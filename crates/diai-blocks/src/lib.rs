@@ -15,6 +15,8 @@
 //! - **A DAG in one request, on demand.** Agents send whole DAGs to whoever asks ([`dag`]; fetches ask so if
 //!   [`config::FetchConfig::whole_dags`] says it), each block checked as it comes; what is here
 //!   is not sent, what is cut off goes on where it was, and what does not come is fetched by Bitswap.
+//! - **Others' content in its place.** What was fetched and nobody keeps is cached within a budget ([`cache`]): what is asked for often
+//!   stays, scans pass through, and it gives way before an import fails. Parts of files are read with the blocks they lie in.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -34,6 +36,10 @@
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
+//! | blocks that were fetched and nobody keeps | [`config::CacheConfig`], and what guards hold |
+//! | blocks fetched ahead of a reader | [`unixfs::PREFETCH`] |
+//! | bytes that second requests may have come twice | [`config::ClientConfig::hedge_percent`] of what came |
+//! | CIDs that peers were asked for in vain | [`config::ClientConfig::max_denied`], 64 peers each |
 //! | members, entries and bytes of a workspace | [`config::WorkspaceConfig`] |
 //!
 //! # Example
@@ -53,7 +59,7 @@
 //!
 //! # Reading order
 //! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
-//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`dag`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`dag`], [`fetch`], [`cache`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 

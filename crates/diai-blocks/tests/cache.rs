@@ -176,6 +176,25 @@ fn cached_content_gives_way_before_an_import_or_a_pin_fails_for_the_quota() {
 }
 
 #[test]
+fn without_room_for_a_single_block_everything_is_read_all_the_same() {
+    let sim = Sim::new(10);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::with(&sim, 2, caching(0)).await);
+        bob.connect(&alice).await;
+        let theirs = files(&alice, 0..5).await;
+        for cid in theirs.iter().chain(&theirs) {
+            assert_eq!(bob.blocks.get_block(*cid, bob.within(30)).await.unwrap().len(), 1 << 20);
+            let range = bob.blocks.read_range(*cid, 10..20, bob.within(30)).await.unwrap();
+            assert_eq!(range.len(), 10);
+        }
+        settle(&bob).await;
+        let stats = bob.blocks.cache_stats();
+        assert_eq!((stats.blocks, stats.condemned_bytes), (0, 0), "{stats:?}");
+        assert_eq!(bob.blocks.store().stats().blocks, 0);
+    });
+}
+
+#[test]
 fn a_collection_takes_cached_content_and_the_cache_knows() {
     let sim = Sim::new(6);
     sim.clone().run(async move {

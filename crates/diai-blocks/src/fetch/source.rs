@@ -59,6 +59,8 @@ impl NetworkSource {
             store.found(&cid, self.shared.options.kept);
             return Ok(data);
         }
+        // That of the fetch is gone when it is read.
+        let _guard = store.guard();
         let (reply, outcome) = oneshot::channel();
         let _task = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
