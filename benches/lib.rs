@@ -10,6 +10,7 @@
 
 mod agents;
 mod bare;
+mod cache;
 mod card;
 mod contest;
 mod engines;
@@ -67,13 +68,14 @@ pub fn main() {
     let card = Scorecard::new(runtime.metrics().num_workers());
     let mut bench = Bench { criterion: Criterion::default().configure_from_args(), runtime, card, test };
     type Row = fn(&mut Bench) -> Result<()>;
-    let rows: [(&str, Row); 9] = [
+    let rows: [(&str, Row); 10] = [
         ("pipe", pipe::run),
         ("round_trip", round_trip::run),
         ("throughput", throughput::run),
         ("find", find::run),
         ("fetch", fetch::run),
         ("providers", providers::run),
+        ("cache", cache::run),
         ("store", store::run),
         ("task", task::run),
         ("idle", idle::run),

@@ -17,6 +17,7 @@ add PATH [--for AGENT]... [--profile NAME]
                                           do under unixfs-v1-2025 or unixfs-v0-2015
 stat CID                                  what it is, its bytes, blocks and links
 ls CID                                    the entries of a folder
+cat CID [--offset N] [--length N]         bytes of a file; no more of it is fetched than they lie in
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
 export CID FILE.car [--within SECONDS]    write all blocks of a DAG that can be had to a new CAR file
 import FILE.car                           add the blocks of a CAR file, and pin its roots
@@ -34,6 +35,8 @@ quit                                      end gracefully (so does the end of inp
 
 /// How long `get` and `export` look, if they are not told.
 const GET_WITHIN: Duration = Duration::from_secs(60);
+/// What `cat` shows at most.
+const MAX_SHOWN_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
@@ -45,6 +48,7 @@ pub(crate) enum Command {
     Add { path: PathBuf, readers: Vec<AgentId>, profile: Profile },
     Stat(Cid),
     Ls(Cid),
+    Cat { cid: Cid, offset: u64, length: u64 },
     Get { cid: Cid, out: PathBuf, within: Duration },
     Export { cid: Cid, out: PathBuf, within: Duration },
     Import { path: PathBuf },
@@ -98,6 +102,7 @@ impl Command {
             "add" => Self::add(words(rest)?),
             "stat" => Ok(Self::Stat(cid(rest)?)),
             "ls" => Ok(Self::Ls(cid(rest)?)),
+            "cat" => Self::cat(words(rest)?),
             "get" => {
                 let (cid, out, within) = from_to(name, &words(rest)?)?;
                 Ok(Self::Get { cid, out, within })
@@ -140,6 +145,20 @@ impl Command {
             return Err("--profile is for content that is not encrypted: leave it out, or --for".into());
         }
         Ok(Self::Add { path: path.ok_or("add needs a path")?, readers, profile: profile.unwrap_or_default() })
+    }
+
+    fn cat(words: Vec<String>) -> Result<Self, String> {
+        let (mut file, mut offset, mut length) = (None, 0, MAX_SHOWN_BYTES);
+        let mut words = words.into_iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--offset" => offset = number(&word, words.next())?,
+                "--length" => length = number(&word, words.next())?.min(MAX_SHOWN_BYTES),
+                _ if file.is_none() => file = Some(cid(&word)?),
+                _ => return Err(format!("cat takes one CID, --offset N and --length N; what is {word:?}?")),
+            }
+        }
+        Ok(Self::Cat { cid: file.ok_or("cat needs a CID")?, offset, length })
     }
 
     fn run(words: Vec<String>) -> Result<Self, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use diai::{
     Agent, Cid,
     blocks::{
-        BlockSource, DAG_PB, FetchOptions, RAW, SourceError, sealed,
+        BlockSource, ContentError, DAG_PB, FetchOptions, RAW, SourceError, sealed,
         unixfs::{self, FolderEntry, Kind, ReadError, Stat, WalkOptions},
     },
 };
@@ -32,6 +32,7 @@ fn failure(error: ReadError) -> Failure {
     let code = match &error {
         ReadError::Source(SourceError::NotFound { .. }) => "not_found",
         ReadError::NotAFolder { .. } | ReadError::Codec { .. } => "not_a_folder",
+        ReadError::NotAFile { .. } => "not_a_file",
         ReadError::OverLimit { .. } => "too_large",
         _ => "store",
     };
@@ -80,6 +81,22 @@ pub(crate) async fn stat(agent: &Agent, cid: Cid) -> Result<Value, Failure> {
         blocks += 1;
     }
     answer["blocks"] = json!(blocks);
+    Ok(answer)
+}
+
+/// Bytes of a file: as text if they are, else in hexadecimal digits.
+pub(crate) async fn cat(agent: &Agent, cid: Cid, offset: u64, length: u64) -> Result<Value, Failure> {
+    let deadline = agent.world().clock.now() + WITHIN;
+    let range = offset..offset.saturating_add(length);
+    let read = agent.blocks().read_range(cid, range, deadline).await.map_err(|error| match error {
+        ContentError::Read(error) => failure(error),
+        error => Failure::new("store", error),
+    })?;
+    let mut answer = json!({ "offset": offset, "bytes": read.len() });
+    match std::str::from_utf8(&read) {
+        Ok(text) => answer["text"] = json!(text),
+        Err(_) => answer["hex"] = json!(read.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    }
     Ok(answer)
 }
 

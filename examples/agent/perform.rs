@@ -59,6 +59,7 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         Command::Add { path, readers, profile } => add(agent, &path, readers, profile).await,
         Command::Stat(cid) => content::stat(agent, cid).await,
         Command::Ls(cid) => content::ls(agent, cid).await,
+        Command::Cat { cid, offset, length } => content::cat(agent, cid, offset, length).await,
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
         Command::Export { cid, out, within } => car::export(agent, cid, &out, within).await,
         Command::Import { path } => car::import(agent, &path).await,
@@ -186,6 +187,8 @@ async fn get(agent: &Agent, cid: Cid, out: &Path, within: Duration) -> Result<Va
     };
     let deadline = agent.world().clock.now() + within;
     let blocks = agent.blocks();
+    // What comes is cached only, and read afterwards.
+    let _guard = blocks.store().guard_root(cid);
     let options = FetchOptions::until(deadline);
     blocks.fetch(cid, &options).await.map_err(|error| failure(error.into()))?;
     let (disk, name) = place(out)?;

@@ -106,7 +106,7 @@ fn every_command_line_gets_one_answer_in_its_order_and_a_wrong_one_says_usage() 
         assert_eq!(alice.answer()["agent"], alice.ready["agent"], "after {command}");
     }
     let help = texts(&alice.answer()["help"]);
-    for name in ["id", "peers", "find", "send", "call", "add", "get", "run", "status", "help", "quit"] {
+    for name in ["id", "peers", "find", "send", "call", "add", "cat", "get", "run", "status", "help", "quit"] {
         assert!(help.iter().any(|line| line.starts_with(name)), "{name} is missing in {help:?}");
     }
     assert_eq!(code(&alice.ask("add /nowhere/at/all")), "file");
@@ -170,6 +170,12 @@ fn content_is_looked_at_without_being_written_anywhere() {
     let ring = entries[3]["cid"].as_str().unwrap();
     assert_eq!(bob.does(&format!("stat {ring}"))["bytes"], 5);
     assert_eq!(code(&bob.ask(&format!("ls {ring}"))), "not_a_folder");
+
+    let large = entries[1]["cid"].as_str().unwrap();
+    let part = bob.does(&format!("cat {large} --offset {} --length 5", (2 << 20) - 2));
+    assert_eq!((&part["bytes"], &part["text"]), (&5.into(), &"\u{7}".repeat(5).into()), "{part}");
+    assert_eq!(bob.does(&format!("cat {ring}"))["text"], "gold\n");
+    assert_eq!(code(&bob.ask(&format!("cat {cid}"))), "not_a_file");
 
     let older = alice.does(&format!("add {ideas} --profile unixfs-v0-2015"));
     assert!(older["cid"].as_str().unwrap().starts_with("Qm"), "{older}");

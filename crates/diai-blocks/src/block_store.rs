@@ -9,7 +9,10 @@ use tokio::sync::broadcast;
 
 use crate::{
     Block, BlockError, BlockSource, FlushError, GetError, MAX_BLOCK_BYTES, PutError, RAW, RemoveError, SourceError,
-    Store, StoreStats, block::known_content, identity_content,
+    Store, StoreStats,
+    block::known_content,
+    cache::{Cached, make_room},
+    identity_content,
 };
 
 /// The async door to a [`Store`]: cheap to clone, safe to share.
@@ -24,6 +27,7 @@ pub struct BlockStore {
     observer: Arc<Mutex<Option<Observer>>>,
     events: broadcast::Sender<StoreEvent>,
     stored: broadcast::Sender<Arc<[Cid]>>,
+    cached: Option<Arc<Cached>>,
 }
 
 /// What became of a block that was stored.
@@ -48,6 +52,13 @@ const STORED_QUEUE: usize = 64;
 
 /// Told what was stored; the put waits for it.
 type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Whose blocks are put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Own,
+    Fetched,
+}
 
 #[derive(Default)]
 struct Guards {
@@ -80,7 +91,17 @@ impl BlockStore {
             observer: Arc::default(),
             events,
             stored: broadcast::channel(STORED_QUEUE).0,
+            cached: None,
         }
+    }
+
+    /// The same, where what is fetched is cached by `cached`. Of one store, there must be no door without it beside.
+    pub(crate) fn with_cached(self, cached: Cached) -> Self {
+        Self { cached: Some(Arc::new(cached)), ..self }
+    }
+
+    pub(crate) fn cached(&self) -> Option<&Arc<Cached>> {
+        self.cached.as_ref()
     }
 
     /// What becomes of damaged blocks, from now on.
@@ -169,7 +190,16 @@ impl BlockStore {
 
     /// Stores `blocks`, written together, and sends them to peers that wait for them: readable when it returns, durable after [`flush`](Self::flush). Some
     /// thousand small blocks, or a few MiB, are a good measure.
-    pub async fn put_many(&self, mut blocks: Vec<Block>) -> Result<(), PutError> {
+    pub async fn put_many(&self, blocks: Vec<Block>) -> Result<(), PutError> {
+        self.put_as(blocks, Origin::Own).await
+    }
+
+    /// The same for blocks that were fetched: they are cached, unless they are put, pinned or fetched for a pin besides.
+    pub(crate) async fn put_fetched(&self, blocks: Vec<Block>) -> Result<(), PutError> {
+        self.put_as(blocks, Origin::Fetched).await
+    }
+
+    async fn put_as(&self, mut blocks: Vec<Block>, origin: Origin) -> Result<(), PutError> {
         blocks.retain(|block| identity_content(&block.cid).is_none());
         if let Some(block) = blocks.iter().find(|block| block.data.len() > MAX_BLOCK_BYTES) {
             return Err(BlockError::TooLarge { bytes: block.data.len() }.into());
@@ -178,8 +208,8 @@ impl BlockStore {
             return Ok(());
         }
         let cids = blocks.iter().map(|block| block.cid).collect();
-        let store = self.store.clone();
-        offload(&*self.offload, move || store.put(&blocks)).await.map_err(|_| PutError::Closed)??;
+        let door = self.clone();
+        offload(&*self.offload, move || door.put_here(&blocks, origin)).await.map_err(|_| PutError::Closed)??;
         self.stored(cids).await;
         Ok(())
     }
@@ -187,6 +217,66 @@ impl BlockStore {
     /// What is put, from now on.
     pub(crate) fn stored_events(&self) -> broadcast::Receiver<Arc<[Cid]>> {
         self.stored.subscribe()
+    }
+
+    /// Blocks.
+    fn put_here(&self, blocks: &[Block], origin: Origin) -> Result<(), PutError> {
+        let Some(cached) = &self.cached else { return self.store.put(blocks) };
+        let coming = match origin {
+            Origin::Fetched => cached.arriving(blocks, &*self.store),
+            Origin::Own => {
+                cached.own(blocks.iter().map(|block| &block.cid));
+                Vec::new()
+            }
+        };
+        let outcome = self.put_making_room(cached, blocks);
+        match origin {
+            Origin::Fetched => cached.arrived(coming, outcome.is_ok()),
+            // Once more: a fetch may have brought some of them meanwhile.
+            Origin::Own => cached.own(blocks.iter().map(|block| &block.cid)),
+        }
+        outcome
+    }
+
+    /// Cached blocks give way before a put fails.
+    fn put_making_room(&self, cached: &Cached, blocks: &[Block]) -> Result<(), PutError> {
+        match self.store.put(blocks) {
+            Err(PutError::QuotaExceeded { needed_bytes, .. })
+                if make_room(cached, &*self.store, || self.guarded().0, needed_bytes)? =>
+            {
+                self.store.put(blocks)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Removes what the cache has no room for, unless it is held. Blocks.
+    pub(crate) fn sweep(&self) -> Result<(), RemoveError> {
+        let Some(cached) = &self.cached else { return Ok(()) };
+        // Taken first: what is put or pinned from here on is spared.
+        let (before, _) = self.guarded();
+        cached.sweep(&*self.store, before)
+    }
+
+    /// A fetch found `cid` here: for a pin, which makes it kept, or for whoever reads it.
+    pub(crate) fn found(&self, cid: &Cid, kept: bool) {
+        match &self.cached {
+            Some(cached) if kept => cached.own(std::iter::once(cid)),
+            Some(cached) => cached.found(cid),
+            None => {}
+        }
+    }
+
+    /// Whether `cid` is, or was before it was damaged, cached.
+    pub(crate) fn is_cached(&self, cid: &Cid) -> bool {
+        self.cached.as_ref().is_some_and(|cached| cached.contains(cid))
+    }
+
+    /// A fetch did not find `cid` here.
+    pub(crate) fn missed(&self, cid: &Cid) {
+        if let Some(cached) = &self.cached {
+            cached.missed(cid);
+        }
     }
 
     async fn stored(&self, cids: Vec<Cid>) {
@@ -211,10 +301,10 @@ impl BlockStore {
         T: Send + 'static,
         E: From<PutError> + Send + 'static,
     {
-        let store = self.store.clone();
+        let door = self.clone();
         let work = move || {
             let (made, blocks) = make()?;
-            store.put(&blocks)?;
+            door.put_here(&blocks, Origin::Own)?;
             Ok::<_, E>((made, blocks.iter().map(|block| block.cid).collect()))
         };
         let (made, cids) = offload(&*self.offload, work).await.map_err(|_| PutError::Closed)??;
@@ -224,14 +314,25 @@ impl BlockStore {
 
     /// Removes `cids`, whoever still needs them. Garbage collection is [`Pins::gc`](crate::Pins::gc).
     pub async fn remove(&self, cids: Vec<Cid>) -> Result<(), RemoveError> {
-        let store = self.store.clone();
-        offload(&*self.offload, move || store.remove(&cids)).await.map_err(|_| RemoveError::Closed)?
+        let (store, cached) = (self.store.clone(), self.cached.clone());
+        let work = move || {
+            cached.iter().for_each(|cached| cached.own(cids.iter()));
+            store.remove(&cids)
+        };
+        offload(&*self.offload, work).await.map_err(|_| RemoveError::Closed)?
     }
 
     /// Makes all that was put before the call durable. Calls at the same time share one sync of the disk.
     pub async fn flush(&self) -> Result<(), FlushError> {
-        let store = self.store.clone();
-        offload(&*self.offload, move || store.flush()).await.map_err(|_| FlushError::Closed)?
+        let (store, cached) = (self.store.clone(), self.cached.clone());
+        let work = move || {
+            // What is not cached any more must not be dropped after a crash.
+            if let Some(cached) = cached.filter(|cached| cached.is_urgent()) {
+                cached.write()?;
+            }
+            store.flush()
+        };
+        offload(&*self.offload, work).await.map_err(|_| FlushError::Closed)?
     }
 
     /// Figures.
@@ -266,7 +367,7 @@ impl BlockStore {
         guards.next += 1;
         let id = guards.next;
         guards.held.insert(id, held(&*self.store));
-        Guard { id, guards: self.guards.clone() }
+        Guard { id, guards: self.guards.clone(), cached: self.cached.clone() }
     }
 
     /// The oldest generation that must be kept, beginning a new one, and the roots under guard.
@@ -298,6 +399,7 @@ impl BlockSource for BlockStore {
 pub struct Guard {
     id: u64,
     guards: Arc<Mutex<Guards>>,
+    cached: Option<Arc<Cached>>,
 }
 
 impl fmt::Debug for Guard {
@@ -309,5 +411,8 @@ impl fmt::Debug for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.guards.lock().held.remove(&self.id);
+        if let Some(cached) = &self.cached {
+            cached.released();
+        }
     }
 }

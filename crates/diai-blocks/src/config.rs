@@ -21,6 +21,8 @@ pub struct BlocksConfig {
     pub dag: DagConfig,
     /// Fetching whole DAGs.
     pub fetch: FetchConfig,
+    /// What was fetched and nobody keeps.
+    pub cache: CacheConfig,
     /// Shared workspaces.
     pub workspace: WorkspaceConfig,
     /// The DHT of IPFS beside the agents' own: roots are announced there too, and content is looked for there. Default
@@ -73,6 +75,16 @@ pub struct ClientConfig {
     pub want_timeout: Duration,
     /// Bytes received and not yet taken by those who want them; readers wait beyond. Default 32 MiB, at least 4 MiB.
     pub max_received_bytes: usize,
+    /// A peer that owes blocks and is silent for longer than 95 of 100 of its silences were, and than this, is not waited
+    /// for alone: one block is asked of another, too. Default 10 ms.
+    pub hedge_after: Duration,
+    /// Bytes that may come twice for that, of 100 received. Default 2; 0 hedges nothing.
+    pub hedge_percent: u32,
+    /// For how long peers are not asked again for what they all said they have not got: at first, and at most, as it
+    /// doubles each time. Who connects, is named as a holder, or says HAVE, is asked at once. Default 1 s and 30 s.
+    pub deny_wait: (Duration, Duration),
+    /// CIDs of which that is remembered. Default 2,048. Memory: 200 bytes each, at most 3 KiB.
+    pub max_denied: usize,
 }
 
 impl Default for ClientConfig {
@@ -86,6 +98,10 @@ impl Default for ClientConfig {
             probe_timeout: Duration::from_secs(5),
             want_timeout: Duration::from_secs(60),
             max_received_bytes: 32 << 20,
+            hedge_after: Duration::from_millis(10),
+            hedge_percent: 2,
+            deny_wait: (Duration::from_secs(1), Duration::from_secs(30)),
+            max_denied: 2048,
         }
     }
 }
@@ -213,6 +229,36 @@ impl Default for FetchConfig {
             whole_dags: true,
             max_senders: 4,
             stall: Duration::from_secs(3),
+        }
+    }
+}
+
+/// What is cached of others' content, as [`cache`](crate::cache) says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Bytes of blocks that were fetched and that nobody keeps; what is worth least is dropped beyond. Never more than half
+    /// of the store's quota. Default 8 GiB.
+    pub max_bytes: u64,
+    /// Such blocks: smaller ones than the quotient of both count as that. Default 524,288. Memory: 200 bytes each.
+    pub max_blocks: usize,
+    /// Roots whose providers are remembered, and CIDs that the DHT knows nobody for. Default 1,024 of each. Memory: 500 bytes
+    /// each, at most 4 KiB.
+    pub max_roots: usize,
+    /// How long providers are remembered. Default 10 min.
+    pub provider_ttl: Duration,
+    /// For how long the DHT is not asked again, by any fetch, for what it knew nobody for, unless a peer connects: at first,
+    /// and at most, as it doubles each time. Default 5 s and 30 s.
+    pub unknown_wait: (Duration, Duration),
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 8 << 30,
+            max_blocks: 512 << 10,
+            max_roots: 1024,
+            provider_ttl: Duration::from_secs(600),
+            unknown_wait: (Duration::from_secs(5), Duration::from_secs(30)),
         }
     }
 }

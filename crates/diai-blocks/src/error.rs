@@ -178,6 +178,15 @@ pub enum PinError {
     Closed,
 }
 
+/// Why the list of cached blocks could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenCacheError {
+    /// Its database failed.
+    #[error("the database of cached blocks failed; remove it to have them count as kept until the next gc: {0}")]
+    Database(#[from] Box<redb::Error>),
+}
+
 /// Why garbage collection stopped. What was collected until then stays collected; nothing pinned was touched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -4,6 +4,7 @@
 mod account;
 mod dag;
 mod lookups;
+mod recall;
 mod source;
 mod whole;
 
@@ -12,13 +13,18 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Instant, PeerId, RecordKey, World};
+use parking_lot::Mutex;
 
 pub use account::{FetchAccount, SentBy, Via};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
 use crate::{
-    BlockStore, FlushError, GetError, PinProgress, PutError, bitswap::Bitswap, config::FetchConfig, ipfs_dht::IpfsDht,
+    BlockStore, FlushError, GetError, PinProgress, PutError,
+    bitswap::Bitswap,
+    cache::Lookups,
+    config::{CacheConfig, FetchConfig},
+    ipfs_dht::IpfsDht,
     unixfs::ReadError,
 };
 
@@ -99,6 +105,8 @@ pub struct FetchOptions {
     pub max_bytes: u64,
     /// Peers that are likely to have it; asked first, and dialled if need be.
     pub holders: Vec<PeerId>,
+    /// What comes is to be pinned: it is no cached content, and what is here of it ceases to be. Default no.
+    pub kept: bool,
     /// Told whenever blocks have come, on the fetching task.
     pub progress: Option<FetchProgressFn>,
     /// Who sent what, to be looked at during the fetch and after it, whatever became of it. A clone is the same account.
@@ -111,6 +119,7 @@ impl fmt::Debug for FetchOptions {
             .field("deadline", &self.deadline)
             .field("max_bytes", &self.max_bytes)
             .field("holders", &self.holders)
+            .field("kept", &self.kept)
             .finish_non_exhaustive()
     }
 }
@@ -167,12 +176,20 @@ pub struct Fetcher {
     pub(crate) bitswap: Bitswap,
     pub(crate) config: FetchConfig,
     pub(crate) ipfs_dht: Option<IpfsDht>,
+    pub(crate) lookups: Arc<Mutex<Lookups>>,
 }
 
 impl Fetcher {
     /// Fetches into `store`, by `bitswap`, with providers from the DHT of `world`.
     pub fn new(world: World, store: BlockStore, bitswap: Bitswap, config: FetchConfig) -> Self {
-        Self { world, store, bitswap, config, ipfs_dht: None }
+        let lookups = Arc::new(Mutex::new(Lookups::new(CacheConfig::default())));
+        Self { world, store, bitswap, config, ipfs_dht: None, lookups }
+    }
+
+    /// Remembers what the DHT says as `config` has it.
+    #[must_use]
+    pub fn with_cache(self, config: CacheConfig) -> Self {
+        Self { lookups: Arc::new(Mutex::new(Lookups::new(config))), ..self }
     }
 
     /// Asks the DHT of IPFS too.
@@ -186,10 +203,12 @@ impl Fetcher {
     /// Cancel-safety: dropping the future ends the want.
     pub async fn block(&self, cid: Cid, options: &FetchOptions) -> Result<Bytes, FetchError> {
         if let Some(data) = self.store.get_whole(&cid).await? {
+            self.store.found(&cid, options.kept);
             return Ok(data);
         }
+        // The walk's own is gone when it is read.
+        let _guard = self.store.guard();
         Walk::new(self, cid, Scope::Block, options).run().await?;
-        // A collection may have come between: the walk's guard is gone by now.
         self.store.get(&cid).await?.ok_or(FetchError::NotFound { cid, asked: Asked::default() })
     }
 
@@ -199,6 +218,8 @@ impl Fetcher {
     /// Unless [`FetchConfig::whole_dags`] says no, holders, connected devices of agents and providers are first asked for the
     /// whole, in one request ([`dag`](crate::dag)), or each for its share of it; what does not come that way, or not in half of
     /// the time, is asked for block by block.
+    ///
+    /// Unless [`FetchOptions::kept`] says otherwise, what comes is [cached](crate::cache) until it is pinned.
     ///
     /// Memory: about [`FetchConfig::max_open_bytes`], whatever the size of the DAG.
     ///

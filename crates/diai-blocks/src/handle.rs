@@ -5,6 +5,7 @@ mod extent;
 mod heal;
 mod keep;
 mod provide;
+mod read;
 
 use std::{fmt, sync::Arc};
 
@@ -15,8 +16,10 @@ use diai_identity::{Certificate, Identity};
 
 use self::{extent::Extent, heal::Healer, keep::announced, provide::Announcer};
 use crate::{
-    Block, BlockStore, FlushError, OpenStoreError, PinError, Pins, PutError, SegmentStore, StoreStats,
+    Block, BlockStore, FlushError, OpenCacheError, OpenStoreError, PinError, Pins, PutError, SegmentStore, Store,
+    StoreStats,
     bitswap::{Bitswap, BitswapStatus},
+    cache::{Cached, Sweeper},
     config::BlocksConfig,
     dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
@@ -40,6 +43,9 @@ pub enum StartError {
     /// The pins on disk.
     #[error(transparent)]
     Pins(#[from] PinError),
+    /// The list of cached blocks on disk.
+    #[error(transparent)]
+    Cache(#[from] OpenCacheError),
     /// Bitswap or whole DAGs are served by somebody else.
     #[error(transparent)]
     Accept(#[from] AcceptError),
@@ -161,6 +167,7 @@ struct Inner {
     announcer: Announcer,
     healer: Healer,
     workspaces: Workspaces,
+    sweeper: Sweeper,
 }
 
 impl fmt::Debug for Blocks {
@@ -179,9 +186,12 @@ impl Blocks {
         config: BlocksConfig,
     ) -> Result<Self, StartError> {
         let (disk, pool, settings) = (world.disk.clone(), world.offload.clone(), config.store.clone());
+        let (cache, entropy) = (config.cache.clone(), world.entropy.clone());
         let open = move || {
             let store = SegmentStore::open(disk.clone(), "blocks", settings)?;
-            let store = BlockStore::new(Arc::new(store), pool);
+            let cached = Cached::new(&cache, store.stats().quota_bytes, entropy);
+            let cached = cached.open(&*disk, "blocks/cached.redb", &store)?;
+            let store = BlockStore::new(Arc::new(store), pool).with_cached(cached);
             let pins = Pins::open(store.clone(), &*disk, "blocks/pins.redb")?;
             Ok::<_, StartError>((store, pins))
         };
@@ -189,7 +199,10 @@ impl Blocks {
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
         let dags = DagServer::start(world, store.clone(), config.dag)?;
         let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
-        let fetcher = Fetcher::new(world.clone(), store.clone(), bitswap, config.fetch).with_ipfs_dht(ipfs_dht.clone());
+        let sweeper = Sweeper::start(store.clone());
+        let fetcher = Fetcher::new(world.clone(), store.clone(), bitswap, config.fetch)
+            .with_ipfs_dht(ipfs_dht.clone())
+            .with_cache(config.cache);
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),
@@ -204,7 +217,8 @@ impl Blocks {
         let extent = ipfs_dht.clone().map(|dht| Extent { world: world.clone(), dht, store, pins: announced, strategy });
         let announcer = Announcer::start(world.clone(), extent, roots);
         let healer = Healer::start(fetcher.clone());
-        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, dags, pins, announcer, healer, workspaces })))
+        let world = world.clone();
+        Ok(Self(Arc::new(Inner { world, identity, fetcher, dags, pins, announcer, healer, workspaces, sweeper })))
     }
 
     /// The store behind it.
@@ -299,8 +313,9 @@ impl Blocks {
         Ok(exported.bytes)
     }
 
-    /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but collected one day unless it
-    /// is pinned. Cancel-safety as [`Fetcher::dag`].
+    /// Fetches all of the DAG under `cid` that is not here. Durable when it returns, but [cached](crate::cache) only, and
+    /// collected one day, unless it is pinned: who reads it afterwards holds a [guard](BlockStore::guard_root) from before.
+    /// Cancel-safety as [`Fetcher::dag`].
     pub async fn fetch(&self, cid: Cid, options: &FetchOptions) -> Result<FetchProgress, FetchError> {
         self.0.fetcher.dag(cid, options).await
     }
@@ -433,6 +448,7 @@ impl Blocks {
         self.0.healer.stop().await;
         self.0.dags.stop().await;
         self.0.fetcher.bitswap.stop().await;
+        self.0.sweeper.stop(self.store()).await;
         self.flush().await
     }
 }

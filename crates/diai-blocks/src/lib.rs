@@ -17,6 +17,8 @@
 //!   where it was, and what does not come, or too slowly, is fetched by Bitswap.
 //! - **What is denied is not there.** A policy may say who fetches what ([`serve`]); whoever may not is answered as if the
 //!   block were not here.
+//! - **Others' content in its place.** What was fetched and nobody keeps is cached within a budget ([`cache`]): what is asked for often
+//!   stays, scans pass through, and it gives way before an import fails. Parts of files are read with the blocks they lie in.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -38,6 +40,10 @@
 //! | keys announced in the DHT of IPFS | [`IpfsDhtConfig::max_keys`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
+//! | blocks that were fetched and nobody keeps | [`config::CacheConfig`], and what guards hold |
+//! | blocks fetched ahead of a reader | [`unixfs::PREFETCH`] |
+//! | bytes that second requests may have come twice | [`config::ClientConfig::hedge_percent`] of what came |
+//! | CIDs that peers were asked for in vain | [`config::ClientConfig::max_denied`], 64 peers each |
 //! | members, entries and bytes of a workspace | [`config::WorkspaceConfig`] |
 //!
 //! # Example
@@ -57,7 +63,7 @@
 //!
 //! # Reading order
 //! [`Block`], [`Store`] and its [`SegmentStore`], [`BlockStore`] (the async door to a store), [`dag_pb`], [`ipld`],
-//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`dag`], [`fetch`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
+//! [`unixfs`], [`car`], [`Pins`]; then [`bitswap`], [`dag`], [`fetch`], [`cache`], [`sealed`], [`workspace`], and [`Blocks`], which is all of it behind one handle.
 
 #![allow(clippy::result_large_err, reason = "errors name their CIDs, which have 96 bytes each")]
 
@@ -70,6 +76,7 @@ mod source;
 mod store;
 
 pub mod bitswap;
+pub mod cache;
 pub mod car;
 pub mod config;
 pub mod dag;
@@ -85,11 +92,12 @@ pub mod workspace;
 
 pub use block::{Block, DAG_CBOR, DAG_JSON, DAG_PB, MAX_BLOCK_BYTES, MAX_IDENTITY_BYTES, RAW, identity_content};
 pub use block_store::{BlockStore, Guard, StoreEvent};
+pub use cache::CacheStats;
 pub use cid::{Cid, Version as CidVersion};
 pub use config::BlocksConfig;
 pub use error::{
-    BlockError, FlushError, GcError, GetError, OpenStoreError, PinError, PutError, RemoveError, RepairError,
-    VerifyError,
+    BlockError, FlushError, GcError, GetError, OpenCacheError, OpenStoreError, PinError, PutError, RemoveError,
+    RepairError, VerifyError,
 };
 pub use fetch::{FetchError, FetchOptions};
 pub use handle::{

@@ -133,7 +133,7 @@ impl Pins {
         let guard = self.blocks.guard_root(root);
         match kind {
             PinKind::Recursive => self.check_complete(root, progress).await?,
-            PinKind::Direct if self.blocks.touch(&root) => {}
+            PinKind::Direct if self.blocks.touch(&root) => self.blocks.found(&root, true),
             PinKind::Direct => return Err(PinError::Incomplete { root, missing: root }),
         }
         self.blocks.flush().await?;
@@ -158,6 +158,7 @@ impl Pins {
         while let Some(visited) = walk.next().await {
             match visited {
                 Ok(visited) if self.blocks.touch(&visited.cid) => {
+                    self.blocks.found(&visited.cid, true);
                     done.blocks += 1;
                     done.bytes += self.blocks.size(&visited.cid).unwrap_or_default();
                     if done.blocks.is_multiple_of(PROGRESS_BLOCKS) {

@@ -88,6 +88,11 @@ pub trait Store: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether the block `hash` was found damaged and set aside.
+    fn is_quarantined(&self, _hash: &Multihash) -> bool {
+        false
+    }
+
     /// Has `told` told of each block that is set aside, from now on, in place of whoever was told before.
     fn on_damage(&self, _told: DamageFn) {}
 

@@ -21,6 +21,7 @@ mod leaf;
 mod list;
 mod options;
 mod read;
+mod reader;
 mod tree;
 mod update;
 pub(crate) mod walk;
@@ -34,6 +35,7 @@ pub use import::{Imported, import_path, import_reader};
 pub use list::{FolderEntry, entries, list, lookup, resolve};
 pub use options::{ImportOptions, Leaves, MAX_CHUNK_BYTES, Profile, Progress, ProgressFn, ShardSize};
 pub use read::{Stat, read, read_all, read_range, stat};
+pub use reader::FileReader;
 pub use update::{Change, update_folder};
 pub use walk::{Visited, WalkOptions, links, walk};
 

@@ -112,6 +112,8 @@ impl Artifacts for InBlocks {
                 flow.add(progress.bytes.saturating_sub(before));
             });
             let options = FetchOptions { holders, ..FetchOptions::default() };
+            // What comes is cached only, and read afterwards.
+            let _guard = blocks.store().guard_root(cid);
             let sealed = is_sealed(&blocks, cid, &options).await.map_err(failed)?;
             // With room for the nodes above the leaves, and for what encryption adds.
             let with_nodes = max_bytes.saturating_add(max_bytes / 4).saturating_add(1 << 20);

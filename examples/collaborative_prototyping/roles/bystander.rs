@@ -40,6 +40,8 @@ pub(crate) async fn play(builder: AgentBuilder, link: &Link, alone: bool) -> Out
 async fn peek(agent: &Agent, root: Cid) -> Outcome<(Vec<String>, bool)> {
     let blocks = agent.blocks();
     let deadline = agent.world().clock.now() + WITHIN;
+    // What comes is cached only, and looked at afterwards.
+    let _guard = blocks.store().guard_root(root);
     let fetched = blocks.fetch(root, &FetchOptions::until(deadline)).await?;
     let mut attempts = vec![format!("fetched all {} blocks of the workspace, {} bytes", fetched.blocks, fetched.bytes)];
 

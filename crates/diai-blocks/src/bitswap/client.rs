@@ -2,12 +2,15 @@
 
 mod answers;
 mod choose;
+mod denied;
+mod hedge;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use cid::Cid;
 use diai_core::{Footprint, Instant, Misbehaviour, PeerId};
 
+use self::{denied::Denials, hedge::Hedges};
 use super::{
     message::{Presence, Want, WantKind},
     peer::{Peer, Recent},
@@ -109,6 +112,8 @@ struct Open {
     sessions: Vec<u64>,
     /// Who has the want-block now; one at a time, so that nothing comes twice.
     asked: Option<PeerId>,
+    /// Who has it besides, because that one is silent.
+    second: Option<PeerId>,
     /// Who has not answered a want-have yet.
     probing: BTreeSet<PeerId>,
     /// Who said HAVE.
@@ -137,7 +142,8 @@ struct SessionState {
 ///
 /// A want goes as want-block to one peer at a time: to whoever said HAVE, else to the least busy peer that has
 /// delivered to the session before. If there is none, the peer that has delivered most gets the want-block and others
-/// a want-have each. A DONT_HAVE, a silence, or a disconnection moves the want to the next.
+/// a want-have each. A DONT_HAVE, a silence, or a disconnection moves the want to the next. Who is silent for longer than it
+/// mostly is has one want after the other asked of another holder too, within a budget of what may come twice.
 #[derive(Debug)]
 pub struct ClientMachine {
     config: ClientConfig,
@@ -149,6 +155,8 @@ pub struct ClientMachine {
     next_priority: i32,
     recent: Recent,
     duplicates: u64,
+    hedges: Hedges,
+    denials: Denials,
 }
 
 impl ClientMachine {
@@ -164,6 +172,8 @@ impl ClientMachine {
             next_priority: i32::MAX,
             recent: Recent::new(REMEMBERED),
             duplicates: 0,
+            hedges: Hedges::default(),
+            denials: Denials::default(),
         }
     }
 
@@ -172,12 +182,12 @@ impl ClientMachine {
         match input {
             ClientInput::Connected(peer) => self.connected(now, peer),
             ClientInput::Gone(peer) => self.gone(peer),
-            ClientInput::Want { session, cids } => self.want(session, cids),
+            ClientInput::Want { session, cids } => self.want(now, session, cids),
             ClientInput::Unwant { session, cids } => {
-                cids.iter().for_each(|cid| self.unwant(session, cid.hash()));
+                cids.iter().for_each(|cid| self.unwant(now, session, cid.hash()));
             }
             ClientInput::Holders { session, peers } => self.holders(session, &peers),
-            ClientInput::End(session) => self.end(session),
+            ClientInput::End(session) => self.end(now, session),
             ClientInput::Received { peer, blocks, presences } => self.received(now, peer, &blocks, &presences),
             ClientInput::Alive(peer) => self.alive(now, peer),
             ClientInput::Sent(peer) => self.sent(now, peer),
@@ -202,7 +212,18 @@ impl ClientMachine {
         let stall = self.peers.values().filter(|peer| peer.in_flight > 0).map(|peer| peer.alive + peer.stall);
         let again = self.peers.values().filter_map(|peer| peer.ask_again);
         let want = self.deadlines.first().map(|(deadline, _)| *deadline);
-        stall.chain(again).chain(want).min()
+        let hedge = self.peers.values().filter_map(|peer| self.hedge_at(peer));
+        stall.chain(again).chain(want).chain(hedge).chain(self.denials.next_lift()).min()
+    }
+
+    /// Blocks asked of a second peer since the first was silent for long, and those of them that it sent first.
+    pub fn hedges(&self) -> (u64, u64) {
+        (self.hedges.asked, self.hedges.won)
+    }
+
+    /// Wants that were not sent to a peer that had just said no to them.
+    pub fn denied(&self) -> u64 {
+        self.denials.spared
     }
 
     /// Blocks that came though they had come before.
@@ -261,6 +282,7 @@ impl ClientMachine {
 
     fn gone(&mut self, peer: PeerId) {
         let Some(state) = self.peers.remove(&peer) else { return };
+        self.denials.gone(&peer);
         for session in self.sessions.values_mut() {
             session.holders.remove(&peer);
         }
@@ -270,7 +292,7 @@ impl ClientMachine {
             open.holders.retain(|holder| *holder != peer);
             open.refused.insert(peer);
             let probed = open.probing.remove(&peer);
-            let asked = open.asked.take_if(|asked| *asked == peer).is_some();
+            let asked = open.released(&peer);
             if asked || (probed && open.asked.is_none()) {
                 self.queue_first(hash);
             }
@@ -286,7 +308,7 @@ impl ClientMachine {
         }
     }
 
-    fn want(&mut self, id: u64, cids: Vec<Cid>) {
+    fn want(&mut self, now: Instant, id: u64, cids: Vec<Cid>) {
         let session = self.sessions.entry(id).or_default();
         for cid in cids {
             let hash = *cid.hash();
@@ -301,14 +323,17 @@ impl ClientMachine {
                 }
                 continue;
             }
+            let mut refused = self.denials.open(now, &hash);
+            refused.retain(|peer| self.peers.contains_key(peer));
             let open = Open {
                 cid,
                 priority: self.next_priority,
                 sessions: vec![id],
                 asked: None,
+                second: None,
                 probing: BTreeSet::new(),
                 holders: Vec::new(),
-                refused: BTreeSet::new(),
+                refused,
                 silent: BTreeSet::new(),
                 standing: BTreeSet::new(),
                 deadline: None,
@@ -321,11 +346,13 @@ impl ClientMachine {
         }
     }
 
-    fn unwant(&mut self, id: u64, hash: &Multihash) {
+    fn unwant(&mut self, now: Instant, id: u64, hash: &Multihash) {
         let Some(open) = self.open.get_mut(hash) else { return };
         open.sessions.retain(|session| *session != id);
         if open.sessions.is_empty() {
-            self.close(hash, None);
+            if let Some(open) = self.close(hash, None) {
+                self.deny(now, hash, &open);
+            }
         } else if open.asked.is_none() {
             // It may have been queued in the session that left.
             open.queued = false;
@@ -333,10 +360,10 @@ impl ClientMachine {
         }
     }
 
-    fn end(&mut self, id: u64) {
+    fn end(&mut self, now: Instant, id: u64) {
         let hashes: Vec<_> =
             self.open.iter().filter(|(_, open)| open.sessions.contains(&id)).map(|(hash, _)| *hash).collect();
-        hashes.iter().for_each(|hash| self.unwant(id, hash));
+        hashes.iter().for_each(|hash| self.unwant(now, id, hash));
         self.sessions.remove(&id);
     }
 
@@ -347,13 +374,16 @@ impl ClientMachine {
             self.deadlines.remove(&(deadline, *hash));
         }
         self.recent.insert(*hash);
+        self.denials.close(hash, deliverer.is_some());
         for id in &open.standing {
             if let Some(peer) = self.peers.get_mut(id) {
                 peer.end(hash, (deliverer != Some(*id)).then(|| cancel(open.cid)));
             }
         }
-        if let Some(peer) = open.asked.and_then(|asked| self.peers.get_mut(&asked)) {
-            peer.in_flight -= 1;
+        for id in open.asked.iter().chain(&open.second) {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.in_flight -= 1;
+            }
         }
         Some(open)
     }
@@ -389,7 +419,29 @@ impl Footprint for ClientMachine {
             .map(|peer| 300 + 100 * (peer.standing.len() + 2 * peer.waiting.len() + 2 * peer.outbox.len()))
             .sum();
         let pending: usize = self.sessions.values().map(|session| session.pending.len()).sum();
-        open + peers + pending * 80 + self.deadlines.len() * 96 + self.recent.len() * 200
+        open + peers
+            + pending * 80
+            + self.deadlines.len() * 96
+            + self.recent.len() * 200
+            + self.denials.footprint_bytes()
+    }
+}
+
+impl Open {
+    /// `peer` owes this block no more. Returns whether it was the only one that did.
+    fn released(&mut self, peer: &PeerId) -> bool {
+        if self.second.take_if(|second| second == peer).is_some() {
+            return false;
+        }
+        if self.asked.take_if(|asked| asked == peer).is_none() {
+            return false;
+        }
+        self.asked = self.second.take();
+        self.asked.is_none()
+    }
+
+    fn owes(&self, peer: &PeerId) -> bool {
+        self.asked.as_ref() == Some(peer) || self.second.as_ref() == Some(peer)
     }
 }
 

@@ -67,6 +67,12 @@ pub struct BitswapStatus {
     pub wants: usize,
     /// Blocks that came though they had come before.
     pub duplicates: u64,
+    /// Blocks that were asked of a second peer because the first was silent for long.
+    pub hedges: u64,
+    /// Those of them that the second sent first.
+    pub hedges_won: u64,
+    /// Wants that were not sent to a peer that had just said no to them.
+    pub wants_spared: u64,
     /// Peers that want something of us.
     pub clients: usize,
     /// Blocks received that were wanted.

@@ -43,6 +43,12 @@ pub(super) struct Peer {
     pub(super) writing: bool,
     /// What is to be sent to it.
     pub(super) outbox: BTreeMap<Multihash, Want>,
+    /// When the last message with a block of its came, or it was first asked for one since it owed none.
+    pub(super) last_block: Instant,
+    /// How long it lets us wait for the next message with blocks, while it owes some.
+    pub(super) silences: Quantile,
+    /// Blocks that were asked of others since it was last heard.
+    pub(super) hedged: u32,
 }
 
 impl Peer {
@@ -62,6 +68,9 @@ impl Peer {
             unasked: 0,
             writing: false,
             outbox: BTreeMap::new(),
+            last_block: now,
+            silences: Quantile::default(),
+            hedged: 0,
         }
     }
 
@@ -86,6 +95,35 @@ impl Peer {
             Some(cancel) if self.outbox.len() < MAX_OUTBOX => drop(self.outbox.insert(*hash, cancel)),
             _ => drop(self.outbox.remove(hash)),
         }
+    }
+}
+
+/// What 95 of 100 durations of late were not longer than, roughly, in 12 bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Quantile {
+    nanos: u64,
+    samples: u32,
+}
+
+/// Durations that must be known before the estimate means anything.
+const MIN_SAMPLES: u32 = 16;
+
+impl Quantile {
+    /// It goes up by nineteen steps for what is longer and down by one for what is not, so that it comes to rest where one of
+    /// twenty is longer.
+    pub(super) fn add(&mut self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 64).min(u64::MAX / 64);
+        self.samples = self.samples.saturating_add(1);
+        if self.samples == 1 {
+            self.nanos = nanos.saturating_mul(2);
+            return;
+        }
+        let step = self.nanos / 100 + 1;
+        self.nanos = if nanos > self.nanos { self.nanos + 19 * step } else { self.nanos - step.min(self.nanos) };
+    }
+
+    pub(super) fn get(&self) -> Option<Duration> {
+        (self.samples >= MIN_SAMPLES).then(|| Duration::from_nanos(self.nanos))
     }
 }
 

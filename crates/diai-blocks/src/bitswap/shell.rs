@@ -205,7 +205,9 @@ impl Loop {
                 let (wants, duplicates, clients) =
                     (self.client.wants(), self.client.duplicates(), self.server.clients());
                 // Whoever asked may have gone.
-                let _ = reply.send(BitswapStatus { wants, duplicates, clients, ..self.status });
+                let ((hedges, hedges_won), wants_spared) = (self.client.hedges(), self.client.denied());
+                let figures = BitswapStatus { hedges, hedges_won, wants_spared, ..self.status };
+                let _ = reply.send(BitswapStatus { wants, duplicates, clients, ..figures });
             }
         }
     }

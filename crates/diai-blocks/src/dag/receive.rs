@@ -65,6 +65,8 @@ pub(crate) struct Receiving<'a> {
     pub(crate) store: &'a BlockStore,
     pub(crate) config: &'a FetchConfig,
     pub(crate) tally: &'a Tally,
+    /// What comes is for a pin, and not to be cached.
+    pub(crate) kept: bool,
     pub(crate) deadline: Instant,
     /// End with [`Ended::Again`] when much is announced that is here already.
     pub(crate) asks_again: bool,
@@ -377,9 +379,12 @@ impl Receiver<'_> {
         if flush {
             unflushed.store(0, Ordering::Relaxed);
         }
-        let store = self.tools.store.clone();
+        let (store, kept) = (self.tools.store.clone(), self.tools.kept);
         let put = async move {
-            store.put_many(group).await?;
+            match kept {
+                true => store.put_many(group).await?,
+                false => store.put_fetched(group).await?,
+            }
             if flush {
                 store.flush().await?;
             }

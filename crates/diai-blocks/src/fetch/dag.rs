@@ -65,7 +65,7 @@ pub(super) struct Walk<'a> {
     unflushed: u64,
     pub(super) progress: FetchProgress,
     pub(super) last_block: Instant,
-    lookups: Lookups,
+    pub(super) lookups: Lookups,
     pub(super) deliverers: BTreeSet<PeerId>,
     /// Who was asked for the whole DAG.
     pub(super) asked_whole: BTreeSet<PeerId>,
@@ -135,6 +135,7 @@ impl<'a> Walk<'a> {
             self.fetcher.store.flush().await?;
         }
         outcome?;
+        self.remember();
         self.tell();
         Ok(self.so_far())
     }
@@ -224,6 +225,10 @@ impl<'a> Walk<'a> {
                 self.wanted_nodes += usize::from(node);
             } else if self.fetcher.store.touch(&cid) {
                 self.progress.local_blocks += 1;
+                // What came whole was found here by nobody.
+                if self.options.kept || self.came_whole == 0 {
+                    self.fetcher.store.found(&cid, self.options.kept);
+                }
                 if node && !self.visit_local(cid).await? {
                     self.note_wanted(cid, &mut wants);
                 }
@@ -248,6 +253,9 @@ impl<'a> Walk<'a> {
 
     fn note_wanted(&mut self, cid: Cid, wants: &mut Vec<Cid>) {
         self.wanted_nodes += usize::from(self.is_node(&cid));
+        if !self.options.kept {
+            self.fetcher.store.missed(&cid);
+        }
         self.wanted.insert(*cid.hash(), vec![cid]);
         wants.push(cid);
     }
@@ -262,6 +270,9 @@ impl<'a> Walk<'a> {
     }
 
     async fn want(&mut self, wants: Vec<Cid>) {
+        if self.session.is_none() {
+            self.recall();
+        }
         let session = match &mut self.session {
             Some(session) => session,
             none => {
@@ -354,9 +365,12 @@ impl<'a> Walk<'a> {
         if flush {
             self.unflushed = 0;
         }
-        let store = self.fetcher.store.clone();
+        let (store, kept) = (self.fetcher.store.clone(), self.options.kept);
         let put = async move {
-            store.put_many(group).await?;
+            match kept {
+                true => store.put_many(group).await?,
+                false => store.put_fetched(group).await?,
+            }
             if flush {
                 store.flush().await?;
             }
@@ -401,7 +415,11 @@ impl<'a> Walk<'a> {
 
     async fn found(&mut self, named: Named) -> Result<(), FetchError> {
         let us = self.fetcher.world.network.local_peer();
-        let useful = self.lookups.providers.add(named, us, self.fetcher.config.max_providers);
+        let useful = self.lookups.add(named, us, self.fetcher.config.max_providers);
+        self.fetcher.lookups.lock().found(self.fetcher.world.clock.now(), self.root.hash(), &useful, false);
+        if !self.lookups.is_running() {
+            self.looked_up();
+        }
         self.whole_of_providers(&useful).await?;
         if let Some(session) = self.session.as_ref().filter(|_| !useful.is_empty()) {
             session.holders(useful).await;
@@ -416,6 +434,10 @@ impl<'a> Walk<'a> {
             return Err(self.not_found().await);
         }
         if now >= self.lookups.wake() {
+            if let Some(until) = self.unknown_until(now) {
+                self.lookups.put_off(until.min(now + self.fetcher.config.provider_interval));
+                return Ok(());
+            }
             // Who is likely to have it may have been silent or away when it was asked.
             let likely: BTreeSet<_> = self.options.holders.iter().chain(&self.deliverers).copied().collect();
             if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
@@ -436,6 +458,9 @@ impl<'a> Walk<'a> {
             first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
         let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
         peers.extend(self.fetcher.bitswap.asked(cid).await);
+        if self.deliverers.is_empty() {
+            self.fetcher.lookups.lock().failed(self.root.hash());
+        }
         let asked = Asked { peers: peers.into_iter().collect(), providers: self.lookups.providers.iter().collect() };
         FetchError::NotFound { cid, asked }
     }

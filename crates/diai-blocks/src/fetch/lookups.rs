@@ -35,13 +35,34 @@ impl Slot {
 pub(super) struct Lookups {
     slots: [Slot; 2],
     pub(super) providers: Providers,
+    /// Whether those that run, or ended last, have brought anybody to light.
+    pub(super) found: bool,
 }
 
 impl Lookups {
     pub(super) fn new(fetcher: &Fetcher) -> Self {
         let now = fetcher.world.clock.now();
         let ipfs = if fetcher.ipfs_dht.is_some() { now } else { Instant::NEVER };
-        Self { slots: [now, ipfs].map(|next| Slot { running: None, next }), providers: Providers::default() }
+        let slots = [now, ipfs].map(|next| Slot { running: None, next });
+        Self { slots, providers: Providers::default(), found: false }
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.slots.iter().any(|slot| slot.running.is_some())
+    }
+
+    /// Nothing that does not run begins before `until`.
+    pub(super) fn put_off(&mut self, until: Instant) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.running.is_none()) {
+            slot.next = slot.next.max(until);
+        }
+    }
+
+    /// Those of `named` that are worth naming to the session.
+    pub(super) fn add(&mut self, named: Named, us: PeerId, cap: usize) -> Vec<PeerId> {
+        let useful = self.providers.add(named, us, cap);
+        self.found |= !useful.is_empty();
+        useful
     }
 
     /// When there is something to look up next.
@@ -53,6 +74,7 @@ impl Lookups {
     /// Begins with `cids` where nothing runs.
     pub(super) fn start(&mut self, fetcher: &Fetcher, cids: &[Cid]) {
         let now = fetcher.world.clock.now();
+        self.found &= self.is_running();
         let [agents, ipfs] = &mut self.slots;
         let is_due = |slot: &Slot| slot.running.is_none() && slot.next <= now;
         if is_due(agents) {

@@ -54,9 +54,13 @@ impl NetworkSource {
     }
 
     async fn fetch(&self, cid: Cid) -> Result<Bytes, FetchError> {
-        if let Some(data) = self.shared.fetcher.store.get_whole(&cid).await? {
+        let store = &self.shared.fetcher.store;
+        if let Some(data) = store.get_whole(&cid).await? {
+            store.found(&cid, self.shared.options.kept);
             return Ok(data);
         }
+        // That of the fetch is gone when it is read.
+        let _guard = store.guard();
         let (reply, outcome) = oneshot::channel();
         let _task = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,6 +70,9 @@ impl NetworkSource {
             AbortOnDrop(tasks.spawn(async move { drop(reply.send(shared.fetch(cid).await)) }))
         };
         outcome.await.unwrap_or(Err(FetchError::Closed))?;
+        if let Some(data) = store.get_whole(&cid).await? {
+            return Ok(data);
+        }
         self.shared.fetcher.block(cid, &self.shared.options()).await
     }
 }

@@ -58,6 +58,7 @@ impl Walk<'_> {
             store: &self.fetcher.store,
             config,
             tally: &tally,
+            kept: options.kept,
             deadline: options.deadline.map_or(Instant::NEVER, |deadline| now + deadline.since(now) / 2),
             asks_again,
             tell: &tell,

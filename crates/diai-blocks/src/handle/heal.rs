@@ -44,7 +44,9 @@ async fn run(fetcher: Fetcher, mut events: impl futures::Stream<Item = StoreEven
                 Some(StoreEvent::Damaged(cid)) => {
                     let fetcher = &fetcher;
                     healing.push(async move {
-                        let options = FetchOptions::until(fetcher.world.clock.now() + WITHIN);
+                        let until = FetchOptions::until(fetcher.world.clock.now() + WITHIN);
+                        // Whether it was cached is known to the store still.
+                        let options = FetchOptions { kept: !fetcher.store.is_cached(&cid), ..until };
                         match fetcher.block(cid, &options).await {
                             Ok(_) => StoreEvent::Healed(cid),
                             Err(_) => StoreEvent::NotHealed(cid),

@@ -88,10 +88,10 @@ impl Blocks {
         let _guard = self.store().guard_root(cid);
         pins.begin(name, cid, kind).await?;
         let mut fetched = PinProgress::default();
+        let mut fetch = FetchOptions { kept: true, ..fetch.clone() };
         match kind {
-            PinKind::Direct => drop(self.0.fetcher.block(cid, fetch).await?),
+            PinKind::Direct => drop(self.0.fetcher.block(cid, &fetch).await?),
             PinKind::Recursive => {
-                let mut fetch = fetch.clone();
                 if let Some(told) = progress.cloned() {
                     fetch.progress = Some(FetchProgressFn::new(move |fetched| told.tell(fetched.into())));
                 }
@@ -145,7 +145,7 @@ impl Blocks {
         self.0.pins.pins().await
     }
 
-    /// Removes what no pin keeps. Cancel-safety as [`Pins::gc`](crate::Pins::gc).
+    /// Removes what no pin keeps, cached content too. Cancel-safety as [`Pins::gc`](crate::Pins::gc).
     pub async fn gc(&self) -> Result<Collected, GcError> {
         self.gc_with(None).await
     }
@@ -171,6 +171,7 @@ impl Blocks {
         fetch: FetchOptions,
         progress: Option<ProgressFn<RepairProgress>>,
     ) -> Result<Repaired, RepairError> {
+        let fetch = FetchOptions { kept: true, ..fetch };
         self.0.pins.repair(&self.0.fetcher.source(fetch), progress).await
     }
 

@@ -3,7 +3,7 @@ use diai_core::offload;
 
 use super::{PROGRESS_BLOCKS, Pin, PinKind, PinState, Pins, tell};
 use crate::{
-    GcError, PutError, RemoveError,
+    GcError, PutError, RAW, RemoveError,
     progress::ProgressFn,
     store::Multihash,
     unixfs::{WalkOptions, walk::Walk},
@@ -120,8 +120,15 @@ impl Pins {
     }
 
     async fn collect(&self, hashes: Vec<Multihash>, before: u32) -> Result<(u64, u64), GcError> {
-        let store = self.blocks.store().clone();
-        let collected = offload(&*self.offload, move || store.collect(&hashes, before)).await;
+        let (store, cached) = (self.blocks.store().clone(), self.blocks.cached().cloned());
+        let work = move || {
+            let collected = store.collect(&hashes, before);
+            if let Some(cached) = cached {
+                cached.forget(hashes.iter(), |hash| !store.has(&Cid::new_v1(RAW, *hash)));
+            }
+            collected
+        };
+        let collected = offload(&*self.offload, work).await;
         Ok(collected.map_err(|_| GcError::Remove(RemoveError::Closed))??)
     }
 

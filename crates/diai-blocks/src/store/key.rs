@@ -2,7 +2,7 @@ use super::Multihash;
 use crate::block::SHA2_256;
 
 /// A multihash, small for those that nearly all blocks have.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Key {
     Sha256([u8; 32]),
     /// Any other, as its bytes.

@@ -429,6 +429,10 @@ impl Store for SegmentStore {
         index.damaged.range((from, Bound::Unbounded)).take(limit).map(|(key, _)| key.multihash()).collect()
     }
 
+    fn is_quarantined(&self, hash: &Multihash) -> bool {
+        self.index.read().damaged.contains_key(&Key::from(hash))
+    }
+
     fn on_damage(&self, told: DamageFn) {
         *self.on_damage.lock() = Some(told);
     }

@@ -1,6 +1,6 @@
 //! What is still to be read of a DAG, in order, the next blocks being fetched already.
 
-use std::{collections::VecDeque, future::poll_fn, task::Poll};
+use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -10,8 +10,11 @@ use crate::{BlockSource, SourceError};
 
 type Fetched = Result<Bytes, SourceError>;
 
+/// Where blocks come from.
+pub(crate) type Fetch<'a> = Arc<dyn Fn(Cid) -> BoxFuture<'a, Fetched> + Send + Sync + 'a>;
+
 pub(crate) struct Frontier<'a, T> {
-    source: &'a dyn BlockSource,
+    fetch: Fetch<'a>,
     window: usize,
     slots: VecDeque<Slot<'a, T>>,
     /// Slots that hold a block, or will: those of the window, and those that others were put before since.
@@ -35,7 +38,11 @@ enum State<'a> {
 
 impl<'a, T> Frontier<'a, T> {
     pub(crate) fn new(source: &'a dyn BlockSource, window: usize) -> Self {
-        Self { source, window: window.max(1), slots: VecDeque::new(), begun: 0 }
+        Self::fetching(Arc::new(move |cid| source.block(cid)), window)
+    }
+
+    pub(crate) fn fetching(fetch: Fetch<'a>, window: usize) -> Self {
+        Self { fetch, window: window.max(1), slots: VecDeque::new(), begun: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -51,12 +58,21 @@ impl<'a, T> Frontier<'a, T> {
 
     /// The next block, when it is there. Cancel-safe: a block that was fetched waits for the next call.
     pub(crate) async fn next(&mut self) -> Option<(Cid, T, Fetched)> {
+        self.next_of(|_| true, 0).await
+    }
+
+    /// The same, where of the window only what is `needed` is fetched, and `ahead` blocks after that.
+    pub(crate) async fn next_of(&mut self, needed: impl Fn(&T) -> bool, ahead: usize) -> Option<(Cid, T, Fetched)> {
         poll_fn(|cx| {
-            let source = self.source;
+            let mut last = 0;
             for (index, slot) in self.slots.iter_mut().take(self.window).enumerate() {
-                if matches!(slot.state, State::Waiting) && (index == 0 || self.begun < WINDOWS * self.window) {
+                if needed(&slot.what) {
+                    last = index;
+                }
+                let room = self.begun < WINDOWS * self.window && index <= last + ahead;
+                if matches!(slot.state, State::Waiting) && (index == 0 || room) {
                     self.begun += 1;
-                    slot.state = State::Fetching(source.block(slot.cid));
+                    slot.state = State::Fetching((self.fetch)(slot.cid));
                 }
                 if let State::Fetching(fetching) = &mut slot.state
                     && let Poll::Ready(fetched) = fetching.as_mut().poll(cx)

@@ -1,11 +1,14 @@
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
 use diai_core::FileAttributes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
-use super::{Kind, MAX_DEPTH, PREFETCH, ReadError, UnixFs, frontier::Frontier};
+use super::{
+    Kind, MAX_DEPTH, PREFETCH, ReadError, UnixFs,
+    frontier::{Fetch, Frontier},
+};
 use crate::{BlockSource, DAG_PB, RAW, dag_pb::Node};
 
 /// What a CID leads to.
@@ -86,7 +89,7 @@ pub async fn read_all(source: &dyn BlockSource, cid: Cid, max_bytes: u64) -> Res
     Ok(content)
 }
 
-struct Expected {
+pub(super) struct Expected {
     /// Where in the file it begins.
     start: u64,
     /// As the parent says; the root has none.
@@ -100,18 +103,36 @@ fn chunks<'a>(
     range: Range<u64>,
     max_bytes: u64,
 ) -> impl Stream<Item = Result<Bytes, ReadError>> + Send + 'a {
-    let mut frontier = Frontier::new(source, PREFETCH);
-    frontier.push_front([(cid, Expected { start: 0, bytes: None, depth: 0 })].into_iter());
-    let parts = stream::try_unfold(frontier, move |mut frontier| {
-        let range = range.clone();
-        async move {
-            let Some((cid, expected, fetched)) = frontier.next().await else { return Ok(None) };
-            let part = Part::of(cid, &fetched?)?;
-            let content = step(&mut frontier, cid, &expected, part, &range, max_bytes)?;
-            Ok::<_, ReadError>(Some((content, frontier)))
-        }
+    let chunks = Chunks::new(Arc::new(move |cid| source.block(cid)), cid, range, max_bytes);
+    let parts = stream::try_unfold(chunks, |mut chunks| async move {
+        let content = chunks.next(u64::MAX, 0).await?;
+        Ok::<_, ReadError>(content.map(|content| (content, chunks)))
     });
     parts.try_filter(|content| std::future::ready(!content.is_empty()))
+}
+
+/// The content of a file within a range, as it is asked for.
+pub(super) struct Chunks<'a> {
+    frontier: Frontier<'a, Expected>,
+    range: Range<u64>,
+    max_bytes: u64,
+}
+
+impl<'a> Chunks<'a> {
+    pub(super) fn new(fetch: Fetch<'a>, cid: Cid, range: Range<u64>, max_bytes: u64) -> Self {
+        let mut frontier = Frontier::fetching(fetch, PREFETCH);
+        frontier.push_front([(cid, Expected { start: 0, bytes: None, depth: 0 })].into_iter());
+        Self { frontier, range, max_bytes }
+    }
+
+    /// What the next node has of it, perhaps nothing; `None` at the end. Fetches what begins before `until`, and `ahead`
+    /// blocks after that. Cancel-safe.
+    pub(super) async fn next(&mut self, until: u64, ahead: usize) -> Result<Option<Bytes>, ReadError> {
+        let next = self.frontier.next_of(|expected| expected.start < until, ahead).await;
+        let Some((cid, expected, fetched)) = next else { return Ok(None) };
+        let part = Part::of(cid, &fetched?)?;
+        step(&mut self.frontier, cid, &expected, part, &self.range, self.max_bytes).map(Some)
+    }
 }
 
 /// Checks `part` against what its parent said, queues its children, and returns its own content within `range`.

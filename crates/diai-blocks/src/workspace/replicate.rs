@@ -16,7 +16,7 @@ use crate::{
 
 /// Fetches, pins and reads a part. Gives up when no block has come for a while.
 pub(super) async fn replicate(shared: &Shared, key: PartKey, root: Cid) -> Result<(), WorkspaceError> {
-    let options = FetchOptions { holders: devices_of(shared, key.0), ..FetchOptions::default() };
+    let options = FetchOptions { holders: devices_of(shared, key.0), kept: true, ..FetchOptions::default() };
     shared.fetcher.dag(root, &options).await?;
     pin_part(shared, key, root).await?;
     let info = read_info(shared, key, root).await?;

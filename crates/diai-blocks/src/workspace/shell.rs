@@ -415,7 +415,7 @@ impl Workspace {
 
     /// The file of one entry of [`list`](Self::list). Cancel-safe.
     pub async fn read_entry(&self, entry: &WorkspaceEntry) -> Result<Bytes, WorkspaceError> {
-        let source = self.0.fetcher.source(FetchOptions::default());
+        let source = self.0.fetcher.source(FetchOptions { kept: true, ..FetchOptions::default() });
         let reader = sealed::open(&source, &self.0.identity, entry.root).await?;
         let files = reader.read_all(entry.bytes).await?;
         let file = files.into_iter().next().map(|(_, bytes)| bytes);
@@ -429,7 +429,7 @@ impl Workspace {
     pub async fn export(&self, disk: Arc<dyn Disk>, target: &str) -> Result<u64, WorkspaceError> {
         let mut written = 0;
         for entry in self.list().into_iter().filter(|entry| entry.current) {
-            let source = self.0.fetcher.source(FetchOptions::default());
+            let source = self.0.fetcher.source(FetchOptions { kept: true, ..FetchOptions::default() });
             let reader = sealed::open(&source, &self.0.identity, entry.root).await?;
             written += reader.export(disk.clone(), target, &self.0.world.offload).await?;
         }

@@ -181,7 +181,7 @@ impl Agent {
         Self::configured(world, identity, BlocksConfig { fetch, ..BlocksConfig::default() }).await
     }
 
-    async fn configured(world: World, identity: Identity, config: BlocksConfig) -> Self {
+    pub async fn configured(world: World, identity: Identity, config: BlocksConfig) -> Self {
         let calls = TestCalls::start(&world, identity.agent());
         let blocks = Blocks::start(&world, identity.clone(), calls.clone(), config).await.unwrap();
         Self { identity, world, calls, blocks }

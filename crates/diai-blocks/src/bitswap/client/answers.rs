@@ -34,6 +34,7 @@ impl ClientMachine {
     pub(super) fn alive(&mut self, now: Instant, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.alive = now;
+        peer.hedged = 0;
         if peer.stalled {
             self.revive(id);
         }
@@ -61,6 +62,7 @@ impl ClientMachine {
         if !self.peers.contains_key(&id) {
             return;
         }
+        self.silence(now, id, blocks);
         for (cid, bytes) in blocks {
             self.block(id, cid, *bytes);
         }
@@ -68,6 +70,16 @@ impl ClientMachine {
             self.presence(id, presence);
         }
         self.alive(now, id);
+    }
+
+    /// Learns how long `id` lets us wait, if it owes one of `blocks`.
+    fn silence(&mut self, now: Instant, id: PeerId, blocks: &[(Cid, usize)]) {
+        let owed = |(cid, _): &(Cid, usize)| self.open.get(cid.hash()).is_some_and(|open| open.owes(&id));
+        let owed = blocks.iter().any(owed);
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| owed) {
+            peer.silences.add(now.since(peer.last_block));
+            peer.last_block = now;
+        }
     }
 
     fn block(&mut self, id: PeerId, cid: &Cid, bytes: usize) {
@@ -78,8 +90,11 @@ impl ClientMachine {
                 return self.unasked(id);
             }
             self.duplicates += 1;
+            self.hedges.duplicate(hash, bytes);
             return;
         };
+        self.hedges.received(bytes, self.config.hedge_percent);
+        self.hedges.won += u64::from(open.second == Some(id));
         for session in &open.sessions {
             if let Some(session) = self.sessions.get_mut(session) {
                 note_holder(session, id);
@@ -121,7 +136,7 @@ impl ClientMachine {
             session.holders.remove(&id);
         }
         for hash in hashes {
-            if self.open.get(&hash).is_some_and(|open| open.asked == Some(id)) {
+            if self.open.get(&hash).is_some_and(|open| open.owes(&id)) {
                 self.refused(id, hash, why);
             }
         }
@@ -152,7 +167,7 @@ impl ClientMachine {
         }
         let unasked = open.asked.is_none();
         let peer = self.peers.get_mut(&id);
-        if was_probed && open.asked != Some(id) {
+        if was_probed && !open.owes(&id) {
             // The peer forgets a want-have that it answered with HAVE.
             open.standing.remove(&id);
             if let Some(peer) = peer {
@@ -180,7 +195,8 @@ impl ClientMachine {
         };
         open.holders.retain(|holder| *holder != id);
         open.probing.remove(&id);
-        let was_asked = open.asked.take_if(|asked| *asked == id).is_some();
+        let was_asked = open.owes(&id);
+        open.released(&id);
         let free = open.asked.is_none();
         let cid = open.cid;
         let mut forgotten = None;
@@ -212,7 +228,8 @@ impl ClientMachine {
             self.deadlines.pop_first();
             let Some(open) = self.open.get_mut(&hash) else { continue };
             open.deadline = None;
-            let silent: Vec<_> = open.asked.into_iter().chain(std::mem::take(&mut open.probing)).collect();
+            let owing = open.asked.into_iter().chain(open.second);
+            let silent: Vec<_> = owing.chain(std::mem::take(&mut open.probing)).collect();
             for id in silent {
                 self.refused(id, hash, Why::Silent);
                 if let Some(peer) = self.peers.get_mut(&id) {
@@ -237,5 +254,7 @@ impl ClientMachine {
         let due = |peer: &Peer| peer.ask_again.is_some_and(|at| at <= now);
         let due: Vec<_> = self.peers.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| *id).collect();
         due.into_iter().for_each(|id| self.revive(id));
+        self.lift(now);
+        self.hedge(now);
     }
 }

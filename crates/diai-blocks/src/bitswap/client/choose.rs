@@ -31,7 +31,7 @@ impl ClientMachine {
         }
     }
 
-    fn has_room(&self, peer: &Peer) -> bool {
+    pub(super) fn has_room(&self, peer: &Peer) -> bool {
         let bytes = (peer.in_flight * peer.block_bytes) < self.config.max_bytes_per_peer;
         peer.in_flight < peer.window
             && (bytes || peer.in_flight < 2)
@@ -67,16 +67,28 @@ impl ClientMachine {
 
     fn ask(&mut self, now: Instant, hash: Multihash, id: PeerId) {
         let deadline = now + self.config.want_timeout;
-        let (Some(open), Some(peer)) = (self.open.get_mut(&hash), self.peers.get_mut(&id)) else { return };
+        let Some(open) = self.give(now, hash, id) else { return };
+        open.asked = Some(id);
+        self.set_deadline(hash, deadline);
+    }
+
+    /// Asks `id`, too.
+    pub(super) fn ask_second(&mut self, now: Instant, hash: Multihash, id: PeerId) {
+        if let Some(open) = self.give(now, hash, id) {
+            open.second = Some(id);
+        }
+    }
+
+    fn give(&mut self, now: Instant, hash: Multihash, id: PeerId) -> Option<&mut Open> {
+        let (open, peer) = (self.open.get_mut(&hash)?, self.peers.get_mut(&id)?);
         if peer.in_flight == 0 {
-            peer.alive = now;
+            (peer.alive, peer.last_block) = (now, now);
         }
         peer.in_flight += 1;
         peer.tell(want(open.cid, open.priority, WantKind::Block));
-        open.asked = Some(id);
         open.probing.remove(&id);
         open.standing.insert(id);
-        self.set_deadline(hash, deadline);
+        Some(open)
     }
 
     fn set_deadline(&mut self, hash: Multihash, deadline: Instant) {
@@ -133,7 +145,7 @@ impl ClientMachine {
 
 impl Open {
     /// Whether `id` has not said no, nor been silent about it.
-    fn may_have(&self, id: &PeerId) -> bool {
+    pub(super) fn may_have(&self, id: &PeerId) -> bool {
         !self.refused.contains(id) && !self.silent.contains(id)
     }
 }
