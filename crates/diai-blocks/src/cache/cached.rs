@@ -343,3 +343,131 @@ impl From<OpenCacheError> for FlushError {
 fn raw(hash: &Multihash) -> Cid {
     Cid::new_v1(crate::RAW, *hash)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        thread::{scope, yield_now},
+    };
+
+    use diai_core::os::{OsEntropy, ThreadPool};
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::{BlockStore, MemoryStore, RAW};
+
+    fn block(number: u64) -> Block {
+        Block::new(RAW, number.to_le_bytes().repeat(100)).unwrap()
+    }
+
+    fn store(max_bytes: u64) -> BlockStore {
+        let config = CacheConfig { max_bytes, ..CacheConfig::default() };
+        let cached = Cached::new(&config, 1 << 30, Arc::new(OsEntropy));
+        BlockStore::new(Arc::new(MemoryStore::new(1 << 30)), Arc::new(ThreadPool::new(4))).with_cached(cached)
+    }
+
+    /// Numbers below `below` that are a function of a seed.
+    fn numbers(seed: u64, below: u64) -> impl Iterator<Item = u64> {
+        std::iter::successors(Some(seed), |state| {
+            Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+        })
+        .map(move |state| (state >> 33) % below)
+        .skip(1)
+    }
+
+    #[test]
+    fn what_is_put_or_pinned_stays_whatever_fetches_and_sweeps_do_beside() {
+        let store = store(20_000);
+        let done = AtomicUsize::new(0);
+        let own = |seed| {
+            let mut put = BTreeSet::new();
+            for number in numbers(seed, 2_000).take(1_500) {
+                block_on(store.put(block(number))).unwrap();
+                put.insert(number);
+            }
+            done.fetch_add(1, Ordering::Release);
+            put
+        };
+        // As a pin does: under a guard, what is here is touched and made kept.
+        let pin = |seed| {
+            let mut pinned = BTreeSet::new();
+            for number in numbers(seed, 2_000).take(3_000) {
+                let _guard = store.guard();
+                let cid = block(number).cid;
+                if store.touch(&cid) {
+                    store.found(&cid, true);
+                    pinned.insert(number);
+                }
+            }
+            done.fetch_add(1, Ordering::Release);
+            pinned
+        };
+        let fetch = |seed| {
+            for number in numbers(seed, 2_000) {
+                if done.load(Ordering::Acquire) == 4 {
+                    return;
+                }
+                let _guard = store.guard();
+                let cid = block(number).cid;
+                if store.touch(&cid) {
+                    store.found(&cid, false);
+                } else {
+                    store.missed(&cid);
+                    block_on(store.put_fetched(vec![block(number)])).unwrap();
+                }
+            }
+        };
+        let sweep = || {
+            while done.load(Ordering::Acquire) < 4 {
+                store.sweep().unwrap();
+                yield_now();
+            }
+        };
+        let kept: BTreeSet<u64> = scope(|threads| {
+            threads.spawn(sweep);
+            (10..12).for_each(|seed| _ = threads.spawn(move || fetch(seed)));
+            let keeping: Vec<_> = vec![
+                threads.spawn(|| own(1)),
+                threads.spawn(|| own(2)),
+                threads.spawn(|| pin(3)),
+                threads.spawn(|| pin(4)),
+            ];
+            keeping.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        store.sweep().unwrap();
+        let lost = kept.iter().filter(|number| !store.has(&block(**number).cid)).count();
+        assert_eq!(lost, 0, "of {}", kept.len());
+        let stats = store.cached().unwrap().stats();
+        assert!(stats.evicted_blocks > 0 && stats.bytes <= 20_000, "{stats:?}");
+        assert_eq!(store.stats().data_bytes, 800 * kept.len() as u64 + stats.bytes + stats.condemned_bytes);
+    }
+
+    #[test]
+    fn what_is_condemned_and_asked_for_again_is_cached_again() {
+        let store = store(20_000);
+        let guard = store.guard();
+        for number in 0..100 {
+            store.missed(&block(number).cid);
+            block_on(store.put_fetched(vec![block(number)])).unwrap();
+        }
+        let condemned = || store.cached().unwrap().stats().condemned_bytes;
+        let before = condemned();
+        assert!(before >= 100 * 800 - 20_000);
+        let number = (0..100).find(|number| store.cached().unwrap().state.lock().is_condemned(&block(*number).cid));
+        let cid = block(number.unwrap()).cid;
+        for _ in 0..10 {
+            store.found(&cid, false);
+        }
+        assert_eq!(condemned(), before, "another went for it");
+        drop(guard);
+        store.sweep().unwrap();
+        assert!(condemned() == 0 && store.has(&cid));
+    }
+
+    impl State {
+        fn is_condemned(&self, cid: &Cid) -> bool {
+            self.condemned_bytes.contains_key(&Key::from(cid.hash()))
+        }
+    }
+}
