@@ -22,6 +22,9 @@ pub struct BlocksConfig {
     /// The DHT of IPFS beside the agents' own: roots are announced there too, and content is looked for there. Default
     /// none.
     pub ipfs_dht: Option<IpfsDhtConfig>,
+    /// HTTP gateways: those that are asked when no peer has something, and one of our own. Default none.
+    #[cfg(feature = "gateway")]
+    pub gateway: crate::gateway::GatewayConfig,
 }
 
 /// How blocks are asked for.

@@ -3,6 +3,7 @@
 //! [`bitswap`](crate::bitswap).
 
 mod dag;
+mod rescue;
 mod source;
 mod whole;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use cid::Cid;
 use diai_core::{Instant, PeerId, RecordKey, World};
 
+pub use rescue::{Brought, LastResort};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
@@ -163,18 +165,31 @@ pub struct Fetcher {
     pub(crate) bitswap: Bitswap,
     pub(crate) config: FetchConfig,
     pub(crate) ipfs_dht: Option<IpfsDht>,
+    pub(crate) last_resort: Option<Arc<dyn LastResort>>,
 }
 
 impl Fetcher {
     /// Fetches into `store`, by `bitswap`, with providers from the DHT of `world`.
     pub fn new(world: World, store: BlockStore, bitswap: Bitswap, config: FetchConfig) -> Self {
-        Self { world, store, bitswap, config, ipfs_dht: None }
+        Self { world, store, bitswap, config, ipfs_dht: None, last_resort: None }
     }
 
     /// Asks the DHT of IPFS too.
     #[must_use]
     pub fn with_ipfs_dht(self, dht: Option<IpfsDht>) -> Self {
         Self { ipfs_dht: dht, ..self }
+    }
+
+    /// Asks `resort` for what no peer has.
+    #[must_use]
+    pub fn with_last_resort(self, resort: Option<Arc<dyn LastResort>>) -> Self {
+        Self { last_resort: resort, ..self }
+    }
+
+    /// The same for content that is known to be sealed, which the last resort may not be asked for.
+    pub(crate) fn for_sealed(&self) -> Self {
+        let resort = self.last_resort.clone().filter(|resort| resort.sealed());
+        Self { last_resort: resort, ..self.clone() }
     }
 
     /// The block `cid`, from here or from whoever has it; it is stored, not flushed.

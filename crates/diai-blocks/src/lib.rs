@@ -71,6 +71,8 @@ pub mod config;
 pub mod dag;
 pub mod dag_pb;
 pub mod fetch;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod handle;
 pub mod ipfs_dht;
 pub mod ipld;

@@ -7,7 +7,10 @@ use cid::Cid;
 use diai_core::{BoxFuture, Instant, PeerId, ProviderStream};
 use futures::{FutureExt, StreamExt, stream};
 
-use super::{Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key};
+use super::{
+    Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Providers, provider_key,
+    rescue::{Brought, Rescue},
+};
 use crate::{
     Block, Guard,
     bitswap::{Delivery, Session},
@@ -46,13 +49,13 @@ pub(super) struct Walk<'a> {
     _guard: Guard,
     session: Option<Session>,
     /// To visit, the next one last.
-    frontier: Vec<Cid>,
+    pub(super) frontier: Vec<Cid>,
     /// Nodes with links that were visited, by codec and hash.
     seen: BTreeSet<(u64, Key)>,
-    wanted: BTreeMap<Multihash, Vec<Cid>>,
-    wanted_nodes: usize,
+    pub(super) wanted: BTreeMap<Multihash, Vec<Cid>>,
+    pub(super) wanted_nodes: usize,
     /// Wanted, and nobody who was asked has it.
-    missing: BTreeMap<Multihash, BTreeSet<PeerId>>,
+    pub(super) missing: BTreeMap<Multihash, BTreeSet<PeerId>>,
     group: Vec<Block>,
     group_bytes: usize,
     /// Blocks of the group, and of the one being stored: not in the store yet, but not to be wanted again.
@@ -65,14 +68,17 @@ pub(super) struct Walk<'a> {
     providers: Providers,
     lookup: Option<ProviderStream>,
     next_lookup: Instant,
+    looked_up: bool,
     pub(super) deliverers: BTreeSet<PeerId>,
     /// Who was asked for the whole DAG.
     pub(super) asked_whole: BTreeSet<PeerId>,
     /// Blocks that came that way: the walk finds them here.
     pub(super) came_whole: u64,
+    pub(super) rescue: Option<Rescue>,
 }
 
 enum Event {
+    Rescued(Brought),
     Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
     Providers(Option<Vec<PeerId>>),
@@ -105,9 +111,11 @@ impl<'a> Walk<'a> {
             providers: Providers::default(),
             lookup: None,
             next_lookup: now,
+            looked_up: false,
             deliverers: BTreeSet::new(),
             asked_whole: BTreeSet::new(),
             came_whole: 0,
+            rescue: fetcher.last_resort.clone().map(|resort| Rescue::new(resort, now)),
         }
     }
 
@@ -148,7 +156,9 @@ impl<'a> Walk<'a> {
             {
                 self.start_storing().await?;
             }
+            self.call_for_rescue(self.asked_in_vain()).await?;
             match self.next_event().await {
+                Event::Rescued(brought) => self.rescued(brought)?,
                 Event::Stored(stored) => {
                     self.storing = None;
                     stored?;
@@ -169,9 +179,17 @@ impl<'a> Walk<'a> {
         let deadline = self.deadline();
         let wake =
             if self.missing.is_empty() || self.lookup.is_some() { deadline } else { deadline.min(self.next_lookup) };
+        let in_vain = self.asked_in_vain();
+        let wake = self.rescue.as_ref().map_or(wake, |rescue| wake.min(rescue.due(in_vain)));
         // Two groups in memory at most: beyond, storing goes first.
         let full = self.storing.is_some() && self.group_bytes >= 2 * self.fetcher.config.group_bytes;
         let (storing, session, lookup) = (&mut self.storing, &mut self.session, &mut self.lookup);
+        let rescue = async {
+            match &mut self.rescue {
+                Some(rescue) => rescue.next().await,
+                None => futures::future::pending().await,
+            }
+        };
         let store = async {
             match storing {
                 Some(storing) => storing.await,
@@ -196,8 +214,14 @@ impl<'a> Walk<'a> {
             delivery = deliver => Event::Delivery(delivery),
             // An error of one lookup is an answer like no providers: it is tried again.
             found = look => Event::Providers(found.map(Result::unwrap_or_default)),
+            brought = rescue => Event::Rescued(brought),
             () = clock.sleep_until(wake) => Event::Time,
         }
+    }
+
+    /// Whether those asked do not have something, and no DHT named anybody who might.
+    fn asked_in_vain(&self) -> bool {
+        !self.missing.is_empty() && self.looked_up && self.lookup.is_none() && self.providers.0.is_empty()
     }
 
     fn deadline(&self) -> Instant {
@@ -248,7 +272,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether links are followed out of `cid`.
-    fn is_node(&self, cid: &Cid) -> bool {
+    pub(super) fn is_node(&self, cid: &Cid) -> bool {
         self.scope == Scope::Dag && ipld::has_links(cid.codec())
     }
 
@@ -328,13 +352,13 @@ impl<'a> Walk<'a> {
         let Some(cids) = self.wanted.remove(block.cid.hash()) else { return Ok(()) };
         self.missing.remove(block.cid.hash());
         self.last_block = self.fetcher.world.clock.now();
+        if let Some(rescue) = &mut self.rescue {
+            rescue.delivered(self.last_block);
+        }
         self.deliverers.insert(peer);
         self.progress.blocks += 1;
         self.progress.bytes += block.data.len() as u64;
-        let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
-        if self.progress.bytes > limit {
-            return Err(self.over("bytes", limit));
-        }
+        self.check_bytes()?;
         self.group_bytes += block.data.len();
         let data = block.data.clone();
         self.held.insert(*block.cid.hash(), data.clone());
@@ -344,6 +368,11 @@ impl<'a> Walk<'a> {
             self.visit(cid, &data)?;
         }
         Ok(())
+    }
+
+    pub(super) fn check_bytes(&self) -> Result<(), FetchError> {
+        let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
+        if self.progress.bytes > limit { Err(self.over("bytes", limit)) } else { Ok(()) }
     }
 
     /// The group on its way to the store; `None` if it is empty.
@@ -395,7 +424,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         if let Some(progress) = &self.options.progress {
             (progress.0)(self.so_far());
         }
@@ -409,6 +438,7 @@ impl<'a> Walk<'a> {
     async fn found(&mut self, found: Option<Vec<PeerId>>) -> Result<(), FetchError> {
         let Some(found) = found else {
             self.lookup = None;
+            self.looked_up = true;
             self.next_lookup = self.fetcher.world.clock.now() + self.fetcher.config.provider_interval;
             return Ok(());
         };

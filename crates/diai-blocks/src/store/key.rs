@@ -19,7 +19,7 @@ impl From<&Multihash> for Key {
 }
 
 impl Key {
-    pub(super) fn multihash(&self) -> Multihash {
+    pub(crate) fn multihash(&self) -> Multihash {
         match self {
             Self::Sha256(digest) => Multihash::wrap(SHA2_256, digest).expect("32 bytes fit"),
             Self::Other(bytes) => Multihash::from_bytes(bytes).expect("a key is made of a multihash"),
