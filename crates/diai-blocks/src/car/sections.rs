@@ -35,6 +35,8 @@ pub(crate) struct Sections<R> {
     reader: BufReader<R>,
     /// Of the file.
     offset: u64,
+    /// Sections that are too long for a block are not passed over: nothing can be read after one.
+    strict: bool,
     /// Where the sections end; `u64::MAX` stands for the end of the file.
     end: u64,
     pub(super) version: Version,
@@ -45,7 +47,13 @@ impl<R: AsyncRead + Unpin> Sections<R> {
     /// Before anything is read.
     pub(crate) fn new(reader: R) -> Self {
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        Self { reader, offset: 0, end: u64::MAX, version: Version::V1, roots: Vec::new() }
+        Self { reader, offset: 0, strict: false, end: u64::MAX, version: Version::V1, roots: Vec::new() }
+    }
+
+    /// The same for a file whose maker may make it long for nothing.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn strict(reader: R) -> Self {
+        Self { strict: true, ..Self::new(reader) }
     }
 
     /// Reads all that stands before the first section.
@@ -82,6 +90,7 @@ impl<R: AsyncRead + Unpin> Sections<R> {
         let content = match length {
             0 => return Err(ImportError::Framing { offset }),
             1..=MAX_SECTION_BYTES => Content::Whole(self.bytes(length).await?.into()),
+            _ if self.strict => Content::TooLong(Vec::new(), length),
             _ => {
                 let start = self.bytes(MAX_CID_BYTES as u64).await?;
                 self.skip(length - MAX_CID_BYTES as u64).await?;

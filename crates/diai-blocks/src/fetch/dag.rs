@@ -51,7 +51,7 @@ pub(super) struct Walk<'a> {
     /// To visit, the next one last.
     pub(super) frontier: Vec<Cid>,
     /// Nodes with links that were visited, by codec and hash.
-    seen: BTreeSet<(u64, Key)>,
+    pub(super) seen: BTreeSet<(u64, Key)>,
     pub(super) wanted: BTreeMap<Multihash, Vec<Cid>>,
     pub(super) wanted_nodes: usize,
     /// Wanted, and nobody who was asked has it.

@@ -10,7 +10,7 @@ use futures::{
 };
 
 use super::{FetchError, dag::Scope, dag::Walk};
-use crate::{BlockStore, RAW, ipld, sealed, store::Multihash};
+use crate::{BlockStore, RAW, ipld, sealed, store::{Key, Multihash}};
 
 /// Blocks that one fetch asks for at a time.
 const AT_A_TIME: usize = 8;
@@ -44,6 +44,8 @@ pub(super) struct Rescue {
     resort: Arc<dyn LastResort>,
     coming: SelectAll<BoxStream<'static, Option<Brought>>>,
     under_way: usize,
+    /// Whether that is a whole DAG: nothing else is asked for meanwhile, as it may be part of it.
+    whole: bool,
     /// When what was asked for may be asked for again.
     again: BTreeMap<Multihash, Instant>,
     /// Since when nothing has come from a peer.
@@ -55,7 +57,7 @@ pub(super) struct Rescue {
 impl Rescue {
     pub(super) fn new(resort: Arc<dyn LastResort>, now: Instant) -> Self {
         let (coming, again) = (SelectAll::new(), BTreeMap::new());
-        Self { resort, coming, under_way: 0, again, since: now, next: now, root_known: false }
+        Self { resort, coming, under_way: 0, whole: false, again, since: now, next: now, root_known: false }
     }
 
     /// A peer has sent something.
@@ -66,7 +68,7 @@ impl Rescue {
     /// When it is to be asked. `in_vain` says that all peers were asked in vain.
     pub(super) fn due(&self, in_vain: bool) -> Instant {
         match in_vain {
-            _ if self.under_way >= AT_A_TIME => Instant::NEVER,
+            _ if self.whole || self.under_way >= AT_A_TIME => Instant::NEVER,
             true => self.next,
             false => self.next.max(self.since + self.resort.patience()),
         }
@@ -75,15 +77,16 @@ impl Rescue {
     fn ask(&mut self, now: Instant, cids: impl Iterator<Item = Cid>, scope: Scope, store: &BlockStore) {
         self.again.retain(|_, again| *again > now);
         for cid in cids {
-            if self.under_way >= AT_A_TIME {
+            if self.whole || self.under_way >= AT_A_TIME {
                 break;
             }
-            if self.again.contains_key(cid.hash()) {
+            let whole = scope == Scope::Dag && ipld::has_links(cid.codec());
+            if self.again.contains_key(cid.hash()) || whole && self.under_way > 0 {
                 continue;
             }
+            self.whole = whole;
             self.again.insert(*cid.hash(), now + AGAIN);
             self.under_way += 1;
-            let whole = scope == Scope::Dag && ipld::has_links(cid.codec());
             let coming = self.resort.bring(cid, whole, store.clone()).map(Some);
             self.coming.push(coming.chain(futures::stream::iter([None])).boxed());
         }
@@ -95,6 +98,8 @@ impl Rescue {
         let Some(brought) = self.coming.next().await else { return futures::future::pending().await };
         if brought.is_none() {
             self.under_way -= 1;
+            self.whole = false;
+            self.next = Instant::default();
         }
         brought.unwrap_or_default()
     }
@@ -138,7 +143,11 @@ impl Walk<'_> {
             self.missing.remove(&hash);
             let cids = self.wanted.remove(&hash).unwrap_or_default();
             self.wanted_nodes -= cids.iter().filter(|cid| self.is_node(cid)).count();
-            self.frontier.extend(cids);
+            for cid in cids {
+                // It was seen when it was wanted, and is to be visited now.
+                self.seen.remove(&(cid.codec(), Key::from(cid.hash())));
+                self.frontier.push(cid);
+            }
         }
         self.tell();
         Ok(())

@@ -45,7 +45,7 @@ impl Coming {
     pub(super) fn new(answer: Answer, query: &Query, config: &ClientConfig) -> Self {
         let data = answer.body.into_data_stream().map_err(io::Error::other as fn(hyper::Error) -> io::Error);
         Self {
-            sections: Sections::new(StreamReader::new(data).compat()),
+            sections: Sections::strict(StreamReader::new(data).compat()),
             check: Some(Check::new(query, config.max_car_blocks)),
             bytes: 0,
             max_bytes: config.max_car_bytes,
