@@ -60,7 +60,8 @@ async fn cids(addr: std::net::SocketAddr, query: Query) -> BTreeSet<Cid> {
 async fn of_a_path_come_its_blocks_and_what_the_scope_says() {
     let store = store();
     let leaf = file(&store, &noise(3, 5000)).await;
-    let inner = unixfs::build_folder(vec![Link { cid: leaf, name: "a file".into(), tsize: 0 }], &Default::default()).unwrap();
+    let inner =
+        unixfs::build_folder(vec![Link { cid: leaf, name: "a file".into(), tsize: 0 }], &Default::default()).unwrap();
     let small = Link { cid: file(&store, b"small").await, name: "small".into(), tsize: 0 };
     let links = vec![Link { cid: inner.root, name: "ключ".into(), tsize: 0 }, small.clone()];
     let outer = unixfs::build_folder(links, &Default::default()).unwrap();
@@ -276,7 +277,8 @@ async fn a_gateway_is_reached_by_tls_only_if_its_certificate_is_trusted() {
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.key_pair.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions = &[&rustls::version::TLS13];
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
+    let server =
+        rustls::ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
     let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -289,7 +291,8 @@ async fn a_gateway_is_reached_by_tls_only_if_its_certificate_is_trusted() {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut head = [0; 4096];
             let _ = stream.read(&mut head).await;
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.ipld.raw\r\nContent-Length: 6\r\n\r\nby TLS";
+            let answer =
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.ipld.raw\r\nContent-Length: 6\r\n\r\nby TLS";
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();
         }

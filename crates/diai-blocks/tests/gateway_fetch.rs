@@ -53,7 +53,8 @@ async fn what_one_agent_serves_comes_to_another_that_no_peer_connects_to_it() {
 async fn settings_that_make_no_sense_are_told_at_the_start() {
     let started = lonely(&Sim::new(3), 1, asking(vec!["ftp://example.org".into()])).await;
     assert!(matches!(started, Err(StartError::Gateway(ConfigError::Url { .. }))));
-    let (_, first) = lonely(&Sim::new(4), 2, GatewayConfig { server: Some(any_port()), ..Default::default() }).await.unwrap();
+    let (_, first) =
+        lonely(&Sim::new(4), 2, GatewayConfig { server: Some(any_port()), ..Default::default() }).await.unwrap();
     let taken = diai_blocks::gateway::ServerConfig { addr: first.gateway_addr().unwrap(), ..Default::default() };
     let started = lonely(&Sim::new(5), 3, GatewayConfig { server: Some(taken), ..Default::default() }).await;
     assert!(matches!(started, Err(StartError::Gateway(ConfigError::Listen { .. }))));

@@ -90,7 +90,8 @@ async fn a_car_file_without_end_is_cut_off() {
     let wanted = cbor_list(&[block(b"leaf").cid]);
     let again = car_file(wanted.cid, &[(wanted.cid, &wanted.data)]);
     let once = car_file(wanted.cid, &[]).len();
-    let gateway = Scripted::new(vec![head(200, CAR_HEAD, None), again.clone(), again[once..].to_vec()], Then::Forever).await;
+    let gateway =
+        Scripted::new(vec![head(200, CAR_HEAD, None), again.clone(), again[once..].to_vec()], Then::Forever).await;
     let client = client(config(&[gateway.addr]));
     let (blocks, failed) = car(&client, Query::car(wanted.cid, DagScope::All)).await;
     assert!(matches!(reason(failed.unwrap()), Reason::Unexpected { .. }));
@@ -107,10 +108,7 @@ async fn a_car_file_without_end_is_cut_off() {
 async fn a_block_that_is_no_part_of_the_dag_ends_a_car_file_and_what_came_before_is_kept() {
     let [first, second, foreign] = [&b"first"[..], b"second", b"foreign"].map(block);
     let root = cbor_list(&[first.cid, second.cid]);
-    for (bad, is_expected) in [
-        ((foreign.cid, &foreign.data[..]), false),
-        ((second.cid, &b"wrong"[..]), true),
-    ] {
+    for (bad, is_expected) in [((foreign.cid, &foreign.data[..]), false), ((second.cid, &b"wrong"[..]), true)] {
         let file = car_file(root.cid, &[(root.cid, &root.data), (first.cid, &first.data), bad]);
         let gateway = Scripted::answering(200, CAR_HEAD, &file).await;
         let client = client(config(&[gateway.addr]));
@@ -142,7 +140,8 @@ async fn a_car_file_that_ends_early_is_told_from_a_whole_one() {
             other => panic!("{other}"),
         }
     }
-    let gateway = Scripted::new(vec![head(200, CAR_HEAD, Some(file.len())), file[..cut_at_a_block].to_vec()], Then::Close).await;
+    let gateway =
+        Scripted::new(vec![head(200, CAR_HEAD, Some(file.len())), file[..cut_at_a_block].to_vec()], Then::Close).await;
     let (_, failed) = car(&client(config(&[gateway.addr])), Query::car(root.cid, DagScope::All)).await;
     assert!(matches!(reason(failed.unwrap()), Reason::Http(_)));
 }
@@ -177,7 +176,9 @@ async fn a_busy_gateway_is_left_alone_for_as_long_as_it_says() {
 async fn a_gateway_that_says_nothing_or_trickles_is_left() {
     let impatient = |gateway: &Scripted| ClientConfig { stall: Duration::from_millis(50), ..config(&[gateway.addr]) };
     let wanted = block(b"wanted").cid;
-    for pieces in [vec![], vec![head(200, RAW_HEAD, None), b"wan".to_vec()], vec![head(200, CAR_HEAD, None), b"\x3a".to_vec()]] {
+    for pieces in
+        [vec![], vec![head(200, RAW_HEAD, None), b"wan".to_vec()], vec![head(200, CAR_HEAD, None), b"\x3a".to_vec()]]
+    {
         let silent = Scripted::new(pieces, Then::Silence).await;
         let failed = client(impatient(&silent)).block(wanted).await.unwrap_err();
         assert!(matches!(reason(failed), Reason::TimedOut | Reason::Type { .. }));

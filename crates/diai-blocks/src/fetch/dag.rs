@@ -334,6 +334,8 @@ impl<'a> Walk<'a> {
         let mut next = Some(delivery);
         while let Some(delivery) = next {
             match delivery {
+                // What the last resort brought is not wanted any more.
+                Delivery::Exhausted { cid, .. } if !self.wanted.contains_key(cid.hash()) => {}
                 Delivery::Exhausted { cid, asked } => {
                     self.missing.entry(*cid.hash()).or_default().extend(asked);
                 }

@@ -10,7 +10,10 @@ use futures::{
 };
 
 use super::{FetchError, dag::Scope, dag::Walk};
-use crate::{BlockStore, RAW, ipld, sealed, store::{Key, Multihash}};
+use crate::{
+    BlockStore, RAW, ipld, sealed,
+    store::{Key, Multihash},
+};
 
 /// Blocks that one fetch asks for at a time.
 const AT_A_TIME: usize = 8;

@@ -75,7 +75,8 @@ impl GatewayClient {
         if config.urls.len() > MAX_GATEWAYS {
             return Err(ConfigError::TooMany { limit: MAX_GATEWAYS });
         }
-        let gateways = config.urls.iter().map(|url| Gateway::new(url, &config).map(Arc::new)).collect::<Result<_, _>>()?;
+        let gateways =
+            config.urls.iter().map(|url| Gateway::new(url, &config).map(Arc::new)).collect::<Result<_, _>>()?;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let links = Links::new(dial, clock, TlsConnector::from(Arc::new(tls)));
         Ok(Self(Arc::new(Inner { config, gateways, links, pool })))

@@ -121,6 +121,9 @@ pub enum Reason {
     /// It sends no CAR file, or one that is cut short.
     #[error(transparent)]
     Car(#[from] ImportError),
+    /// A section of the CAR file is no block.
+    #[error("a section of its CAR file begins with no CID")]
+    NoCid,
     /// The CAR file ended well, and blocks are missing from it.
     #[error("it sends a CAR file that lacks {missing} blocks")]
     Incomplete {

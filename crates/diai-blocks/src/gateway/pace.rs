@@ -47,7 +47,12 @@ impl Watch {
     }
 
     /// Notes what came of one try.
-    fn note(&mut self, clock: &dyn Clock, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn note(
+        &mut self,
+        clock: &dyn Clock,
+        cx: &mut Context<'_>,
+        done: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         match done {
             Poll::Ready(Ok(bytes)) => {
                 self.passed += bytes as u64;
@@ -122,7 +127,10 @@ pub(super) struct WorldTimer {
 }
 
 impl WorldTimer {
-    #[expect(clippy::disallowed_methods, reason = "hyper counts from some instant of std; no time passes on that clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "hyper counts from some instant of std; no time passes on that clock"
+    )]
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let began = (std::time::Instant::now(), clock.now());
         Self { clock, began }

@@ -118,7 +118,9 @@ pub enum QueryError {
     )]
     NoFormat,
     /// A form that is not served.
-    #[error("of the forms asked for none is served: application/vnd.ipld.raw and application/vnd.ipld.car; version=1 are")]
+    #[error(
+        "of the forms asked for none is served: application/vnd.ipld.raw and application/vnd.ipld.car; version=1 are"
+    )]
     Format,
     /// A path below a block.
     #[error("a path leads nowhere with format=raw; ask for the block by its own CID, or for format=car")]
@@ -165,7 +167,8 @@ impl Query {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut names = path.strip_prefix("/ipfs/").ok_or(QueryError::Path)?.split('/');
         let cid = names.next().and_then(|cid| cid.parse().ok()).ok_or(QueryError::Cid)?;
-        let decoded = |name: &str| percent_decode_str(name).decode_utf8().map(String::from).map_err(|_| QueryError::Name);
+        let decoded =
+            |name: &str| percent_decode_str(name).decode_utf8().map(String::from).map_err(|_| QueryError::Name);
         let path: Vec<_> = names.filter(|name| !name.is_empty()).map(decoded).collect::<Result<_, _>>()?;
         if path.len() > MAX_DEPTH {
             return Err(QueryError::TooLong);
@@ -184,7 +187,8 @@ impl Query {
         if parameter("car-version").is_some_and(|version| version != "1") {
             return Err(QueryError::Format);
         }
-        let bytes = parameter("entity-bytes").map(|text| EntityBytes::parse(&text).ok_or(QueryError::Bytes)).transpose()?;
+        let bytes =
+            parameter("entity-bytes").map(|text| EntityBytes::parse(&text).ok_or(QueryError::Bytes)).transpose()?;
         let scope = match parameter("dag-scope").as_deref() {
             None if bytes.is_some() => DagScope::Entity,
             None | Some("all") => DagScope::All,

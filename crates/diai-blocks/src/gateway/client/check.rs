@@ -35,8 +35,7 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn new(query: &Query, max_blocks: usize) -> Self {
         let all = query.scope == DagScope::All && query.path.is_empty();
-        let mut check =
-            Self { awaited: BTreeSet::new(), seen: BTreeSet::new(), again: 0, max_blocks, all };
+        let mut check = Self { awaited: BTreeSet::new(), seen: BTreeSet::new(), again: 0, max_blocks, all };
         // One link is within any limit, unless it holds its own.
         check.expect(vec![query.cid]).unwrap_or_default();
         check
@@ -57,7 +56,7 @@ impl Check {
     fn section(&mut self, section: Bytes) -> Result<Option<Block>, Reason> {
         let mut rest = &section[..];
         let cid = Cid::read_bytes(&mut rest).ok().filter(|_| section.len() - rest.len() <= MAX_CID_BYTES);
-        let cid = cid.ok_or(Reason::Type { found: "a CAR file with sections that have no CID".into() })?;
+        let cid = cid.ok_or(Reason::NoCid)?;
         let place = place(&cid);
         if !self.awaited.remove(&place) {
             let known = self.seen.contains(&place) || identity_content(&cid).is_some();

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
+use cid::Cid;
 use diai_core::{Offload, offload};
 use futures::stream::{MapErr, TryStreamExt};
 use http_body_util::{BodyDataStream, BodyExt};
@@ -33,9 +34,12 @@ pub(super) struct Coming {
     sections: Sections<Compat<StreamReader<Data, Bytes>>>,
     /// On the pool while a group is checked.
     check: Option<Check>,
+    cid: Cid,
     bytes: u64,
     max_bytes: u64,
     begun: bool,
+    /// Whether any block came.
+    any: bool,
     ended: bool,
     failed: Option<Reason>,
     lease: Option<Lease>,
@@ -47,9 +51,11 @@ impl Coming {
         Self {
             sections: Sections::strict(StreamReader::new(data).compat()),
             check: Some(Check::new(query, config.max_car_blocks)),
+            cid: query.cid,
             bytes: 0,
             max_bytes: config.max_car_bytes,
             begun: false,
+            any: false,
             ended: false,
             failed: None,
             lease: Some(answer.lease),
@@ -69,12 +75,19 @@ impl Coming {
             // What came first is what is told.
             self.failed = fault.or_else(|| self.failed.take()).or_else(|| check.end().err().filter(|_| self.ended));
             self.check = Some(check);
+            self.any |= !blocks.is_empty();
             if !blocks.is_empty() {
                 return Ok(Some(blocks));
             }
         }
         self.ended = true;
         match (self.failed.take(), self.lease.take()) {
+            // Some, such as Kubo, begin a file before they look for its root, and then say in words that they lack it.
+            (Some(Reason::Http(_) | Reason::Incomplete { .. } | Reason::NoCid | Reason::Car(_)), _)
+                if self.begun && !self.any =>
+            {
+                Err(Reason::NotFound { cid: self.cid })
+            }
             (Some(reason), _) => Err(reason),
             (None, lease) => {
                 lease.into_iter().for_each(Lease::finish);

@@ -83,9 +83,17 @@ mod tests {
         assert_eq!(origin.authority(), "example.org");
         let origin = Origin::parse("http://[::1]:8080").unwrap();
         assert_eq!((origin.https, origin.authority().as_str(), origin.port), (false, "[::1]:8080", 8080));
-        for url in ["", "example.org", "ftp://example.org", "https://user@example.org", "https://", "http://a:99999", "/ipfs",
-            "http://a?b", "http://a:/"]
-        {
+        for url in [
+            "",
+            "example.org",
+            "ftp://example.org",
+            "https://user@example.org",
+            "https://",
+            "http://a:99999",
+            "/ipfs",
+            "http://a?b",
+            "http://a:/",
+        ] {
             assert!(matches!(Origin::parse(url), Err(ConfigError::Url { .. })), "{url}");
         }
     }
@@ -96,9 +104,16 @@ mod tests {
         let led = |to: &str| origin.follow(to).map(|(origin, target)| (origin.authority(), target));
         assert_eq!(led("/ipfs/x?format=raw"), Some(("example.org".into(), "/ipfs/x?format=raw".into())));
         assert_eq!(led("https://x.ipfs.example.org/?a"), Some(("x.ipfs.example.org".into(), "/?a".into())));
-        for to in ["http://example.org/", "https://example.org:8443/", "https://badexample.org/", "https://127.0.0.1/",
-            "//elsewhere.org/", "file:///etc/passwd", "x", ""]
-        {
+        for to in [
+            "http://example.org/",
+            "https://example.org:8443/",
+            "https://badexample.org/",
+            "https://127.0.0.1/",
+            "//elsewhere.org/",
+            "file:///etc/passwd",
+            "x",
+            "",
+        ] {
             assert_eq!(led(to), None, "{to}");
         }
         let origin = Origin::parse("http://127.0.0.1:80").unwrap();

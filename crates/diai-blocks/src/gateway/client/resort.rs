@@ -45,10 +45,8 @@ async fn put(cid: Cid, group: Result<Vec<Block>, NoGateway>, store: &BlockStore)
             return None;
         }
     };
-    let brought = Brought {
-        blocks: group.len() as u64,
-        bytes: group.iter().map(|block| block.data.len() as u64).sum(),
-    };
+    let brought =
+        Brought { blocks: group.len() as u64, bytes: group.iter().map(|block| block.data.len() as u64).sum() };
     match store.put_many(group).await {
         Ok(()) => Some(brought),
         Err(error) => {

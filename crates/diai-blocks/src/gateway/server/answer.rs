@@ -17,9 +17,7 @@ use super::{
 use crate::{
     BlockStore, GetError, MAX_BLOCK_BYTES, SourceError,
     car::{ExportOptions, Scope},
-    gateway::{
-        CAR_TYPE, DagScope, Format, Query, QueryError, RAW_TYPE, ServerConfig, Verdict,
-    },
+    gateway::{CAR_TYPE, DagScope, Format, Query, QueryError, RAW_TYPE, ServerConfig, Verdict},
     unixfs::{self, Kind, ReadError},
 };
 
@@ -273,7 +271,9 @@ fn refuse(Refused(status, text): Refused, head: bool) -> Response<Answer> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match status {
         StatusCode::TOO_MANY_REQUESTS => drop(headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into())),
-        StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"))),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            drop(headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS")))
+        }
         _ => {}
     }
     response

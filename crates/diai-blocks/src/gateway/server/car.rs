@@ -91,10 +91,7 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = ExportError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExportError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExportError>>> {
         let this = self.get_mut();
         let polled = match &mut this.content {
             Content::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
