@@ -27,7 +27,7 @@ use std::{
 use clap::Parser;
 use diai::{
     Agent, Event, Events, Preset, StartError, StreamExt,
-    blocks::{BlocksConfig, IpfsDhtConfig},
+    blocks::{BlocksConfig, IpfsDhtConfig, gateway},
     core::PeerEvent,
     identity::key_file::{KeyFile, KeyFileError},
 };
@@ -172,9 +172,13 @@ async fn start(
         .serve_tasks(true)
         .service("echo", |request| async move { Ok(request.body.into()) })
         .service("text", show);
-    if args.ipfs_dht == Switch::On {
-        builder = builder.blocks(BlocksConfig { ipfs_dht: Some(IpfsDhtConfig::default()), ..BlocksConfig::default() });
-    }
+    let server = args.serve_gateway.map(|addr| gateway::ServerConfig { addr, ..gateway::ServerConfig::default() });
+    let client = gateway::ClientConfig { urls: args.gateway, ..gateway::ClientConfig::default() };
+    builder = builder.blocks(BlocksConfig {
+        ipfs_dht: (args.ipfs_dht == Switch::On).then(IpfsDhtConfig::default),
+        gateway: gateway::GatewayConfig { client, server },
+        ..BlocksConfig::default()
+    });
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));
     builder = args.peer.into_iter().fold(builder, |builder, addr| builder.contact(addr));
     builder = args.capability.into_iter().fold(builder, |builder, path| builder.capability(path));

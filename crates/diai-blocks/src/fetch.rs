@@ -1,4 +1,5 @@
-//! Getting blocks and whole DAGs: from the store, from connected peers, then from providers that the DHT knows. If so
+//! Getting blocks and whole DAGs: from the store, from connected peers, from providers that the DHT knows, and at last from
+//! whoever else may have them ([`LastResort`]: HTTP gateways, if any are configured). If so
 //! configured, whole DAGs come in one request where a peer speaks [`dag`](crate::dag), and whatever is left, by default all, by
 //! [`bitswap`](crate::bitswap).
 

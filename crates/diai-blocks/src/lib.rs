@@ -15,6 +15,8 @@
 //! - **A DAG in one request, on demand.** Agents send whole DAGs to whoever asks ([`dag`]; fetches ask so if
 //!   [`config::FetchConfig::whole_dags`] says it), each block checked as it comes; what is here
 //!   is not sent, what is cut off goes on where it was, and what does not come is fetched by Bitswap.
+//! - **No gateway is trusted.** With the feature `gateway`, what no peer has is asked for, and checked, at HTTP gateways, if any
+//!   are configured; and what is here can be served to browsers.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -33,6 +35,7 @@
 //! | DAGs sent at a time, and what that takes | [`config::DagConfig`] |
 //! | wants kept for a peer | [`config::ServerConfig::max_wants_per_peer`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
+//! | gateways, their answers, and those of our own | `gateway` |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
 //! | members, entries and bytes of a workspace | [`config::WorkspaceConfig`] |
 //!

@@ -149,7 +149,7 @@ async fn same_blocks(kubo: &Kubo, ours: SocketAddr, root: Cid, big: Cid) {
         assert_eq!(own.len(), theirs.len(), "{query:?}");
         assert!(own == theirs, "{query:?}: the same blocks in another order");
     }
-    let there = web::store();
+    let there = store();
     let mut groups = from_kubo.car(Query::car(big, DagScope::All));
     while let Some(group) = groups.next().await {
         there.put_many(group.unwrap()).await.unwrap();

@@ -141,7 +141,7 @@ fn what_the_last_resort_lacks_is_not_found_and_it_is_not_asked_all_the_time() {
     sim.clone().run(async move {
         let agent = Agent::by_bitswap(&sim, 1).await;
         let (here, missing) = (leaves(3), Block::new(RAW, &b"missing"[..]).unwrap());
-        let root = list(&[&here[..], &[missing.clone()]].concat());
+        let root = list(&[&here[..], std::slice::from_ref(&missing)].concat());
         let resort = Resort::of(here.into_iter().chain([root.clone()]));
         let failed = resort.behind(&agent).dag(root.cid, &FetchOptions::until(agent.within(90))).await.unwrap_err();
         assert!(matches!(failed, FetchError::NotFound { cid, .. } if cid == missing.cid), "{failed}");

@@ -115,7 +115,9 @@ pub enum Verdict {
 /// What may be served: asked of the CID that a request names, and of what its path leads to. Not of what is below: a DAG
 /// that may be served is served as a whole.
 #[derive(Clone, Default)]
-pub struct Policy(Option<Arc<dyn Fn(&Cid) -> Verdict + Send + Sync>>);
+pub struct Policy(Option<Arc<Judge>>);
+
+type Judge = dyn Fn(&Cid) -> Verdict + Send + Sync;
 
 impl Policy {
     /// Asks `judge`, which must not block.
