@@ -10,6 +10,7 @@ use diai_blocks::{
     car,
     dag::{End, EndReason, Frame as DagFrame, Request, Scope, Skip},
     dag_pb::{Link, Node},
+    gateway::{DagScope, EntityBytes, Query},
     ipfs_dht::{self, DhtMessage, DhtPeer},
     unixfs::{Kind, UnixFs},
 };
@@ -235,6 +236,12 @@ fn dag(seeds: &mut Seeds, hello: &Block, world: &Block) -> Result<(), Box<dyn Er
         frame.put(&mut answer);
     }
     seeds.push(("blocks_dag_frame", "one-of-each", answer.to_vec()));
+    let range = EntityBytes { from: -9, to: None };
+    let path = vec!["a folder".to_owned(), "a file".to_owned()];
+    let query = Query { path, bytes: Some(range), ..Query::car(hello.cid, DagScope::Entity) };
+    seeds.push(("blocks_gateway_query", "a-range-by-a-path", query.target().into_bytes()));
+    let accepted = format!("/ipfs/{}\n{}", hello.cid, query.accept());
+    seeds.push(("blocks_gateway_query", "told-by-the-header", accepted.into_bytes()));
     Ok(())
 }
 

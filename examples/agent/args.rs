@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
 use diai::{Multiaddr, blocks::config::ProvideStrategy};
@@ -35,6 +35,13 @@ pub(crate) struct Args {
     /// What is announced there: the roots of pins, every block below them, or every block
     #[arg(long, value_enum, default_value = "roots")]
     pub(crate) provide: Provide,
+    /// An HTTP trustless gateway that is asked for what no peer has, such as https://trustless-gateway.link; it learns what
+    /// is asked for (repeatable)
+    #[arg(long, value_name = "URL")]
+    pub(crate) gateway: Vec<String>,
+    /// Serve all that is stored here over HTTP, as a trustless gateway, to whoever reaches this address, such as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) serve_gateway: Option<SocketAddr>,
     /// Print JSON, one object per line: answers to commands in order, and events
     #[arg(long)]
     pub(crate) json: bool,

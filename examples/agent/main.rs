@@ -27,7 +27,7 @@ use std::{
 use clap::Parser;
 use diai::{
     Agent, Event, Events, Preset, StartError, StreamExt,
-    blocks::{BlocksConfig, IpfsDhtConfig, config::FetchConfig},
+    blocks::{BlocksConfig, IpfsDhtConfig, config::FetchConfig, gateway},
     core::PeerEvent,
     identity::key_file::{KeyFile, KeyFileError},
 };
@@ -172,10 +172,13 @@ async fn start(
         .serve_tasks(true)
         .service("echo", |request| async move { Ok(request.body.into()) })
         .service("text", show);
+    let server = args.serve_gateway.map(|addr| gateway::ServerConfig { addr, ..gateway::ServerConfig::default() });
+    let client = gateway::ClientConfig { urls: args.gateway, ..gateway::ClientConfig::default() };
     builder = builder.blocks(BlocksConfig {
         fetch: FetchConfig { whole_dags: args.whole_dags == Switch::On, ..FetchConfig::default() },
         ipfs_dht: (args.ipfs_dht == Switch::On).then(IpfsDhtConfig::default),
         provide: args.provide.into(),
+        gateway: gateway::GatewayConfig { client, server },
         ..BlocksConfig::default()
     });
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));

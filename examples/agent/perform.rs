@@ -77,6 +77,7 @@ pub(crate) fn id(agent: &Agent) -> Value {
         "agent": agent.id().to_string(),
         "peer": agent.world().network.local_peer().to_string(),
         "addrs": addrs(&agent.world().network.local_addrs()),
+        "gateway": agent.blocks().gateway_addr().map(|addr| format!("http://{addr}")),
     })
 }
 

@@ -195,7 +195,7 @@ impl BlockStore {
     }
 
     /// The same for blocks that were fetched: they are cached, unless they are put, pinned or fetched for a pin besides.
-    pub(crate) async fn put_fetched(&self, blocks: Vec<Block>) -> Result<(), PutError> {
+    pub async fn put_fetched(&self, blocks: Vec<Block>) -> Result<(), PutError> {
         self.put_as(blocks, Origin::Fetched).await
     }
 

@@ -36,6 +36,7 @@ mod error;
 mod export;
 mod header;
 mod import;
+mod scope;
 mod sections;
 
 use std::{fmt, sync::Arc};
@@ -44,6 +45,12 @@ pub use error::{ExportError, HeaderError, ImportError, ImportFailed, Refused, Se
 pub use export::{ExportOptions, Exported, Exporter, export, export_path};
 pub use header::Version;
 pub use import::{ImportOptions, Imported, import, import_path};
+
+#[cfg(feature = "gateway")]
+pub(crate) use self::{
+    scope::Scope,
+    sections::{Content, Section, Sections},
+};
 
 /// A longer header is refused.
 pub const MAX_HEADER_BYTES: usize = 1 << 20;

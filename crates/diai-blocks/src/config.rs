@@ -30,6 +30,9 @@ pub struct BlocksConfig {
     pub ipfs_dht: Option<IpfsDhtConfig>,
     /// What is announced there. In the agents' own DHT it is always roots. Default roots.
     pub provide: ProvideStrategy,
+    /// HTTP gateways: those that are asked when no peer has something, and one of our own. Default none.
+    #[cfg(feature = "gateway")]
+    pub gateway: crate::gateway::GatewayConfig,
 }
 
 /// What is announced in the DHT of IPFS. Whoever has no connection to this device finds by it only what is announced;

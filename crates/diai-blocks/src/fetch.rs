@@ -1,10 +1,12 @@
-//! Getting blocks and whole DAGs: from the store, from connected peers, then from providers that the DHT knows. Whole DAGs come
-//! in one request where a peer speaks [`dag`](crate::dag), and whatever is left by [`bitswap`](crate::bitswap).
+//! Getting blocks and whole DAGs: from the store, from connected peers, from providers that the DHT knows, and at last from
+//! whoever else may have them ([`LastResort`]: HTTP gateways, if any are configured). Whole DAGs come in one request where a
+//! peer speaks [`dag`](crate::dag), and whatever is left by [`bitswap`](crate::bitswap).
 
 mod account;
 mod dag;
 mod lookups;
 mod recall;
+mod rescue;
 mod source;
 mod whole;
 
@@ -16,6 +18,7 @@ use diai_core::{Instant, PeerId, RecordKey, World};
 use parking_lot::Mutex;
 
 pub use account::{FetchAccount, SentBy, Via};
+pub use rescue::{Brought, LastResort};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
@@ -177,13 +180,14 @@ pub struct Fetcher {
     pub(crate) config: FetchConfig,
     pub(crate) ipfs_dht: Option<IpfsDht>,
     pub(crate) lookups: Arc<Mutex<Lookups>>,
+    pub(crate) last_resort: Option<Arc<dyn LastResort>>,
 }
 
 impl Fetcher {
     /// Fetches into `store`, by `bitswap`, with providers from the DHT of `world`.
     pub fn new(world: World, store: BlockStore, bitswap: Bitswap, config: FetchConfig) -> Self {
         let lookups = Arc::new(Mutex::new(Lookups::new(CacheConfig::default())));
-        Self { world, store, bitswap, config, ipfs_dht: None, lookups }
+        Self { world, store, bitswap, config, ipfs_dht: None, lookups, last_resort: None }
     }
 
     /// Remembers what the DHT says as `config` has it.
@@ -196,6 +200,18 @@ impl Fetcher {
     #[must_use]
     pub fn with_ipfs_dht(self, dht: Option<IpfsDht>) -> Self {
         Self { ipfs_dht: dht, ..self }
+    }
+
+    /// Asks `resort` for what no peer has.
+    #[must_use]
+    pub fn with_last_resort(self, resort: Option<Arc<dyn LastResort>>) -> Self {
+        Self { last_resort: resort, ..self }
+    }
+
+    /// The same for content that is known to be sealed, which the last resort may not be asked for.
+    pub(crate) fn for_sealed(&self) -> Self {
+        let resort = self.last_resort.clone().filter(|resort| resort.sealed());
+        Self { last_resort: resort, ..self.clone() }
     }
 
     /// The block `cid`, from here or from whoever has it; it is stored, not flushed.

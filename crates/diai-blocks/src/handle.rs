@@ -2,6 +2,8 @@
 
 mod car;
 mod extent;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod heal;
 mod keep;
 mod provide;
@@ -55,6 +57,10 @@ pub enum StartError {
     /// The workspaces on disk.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
+    /// The gateways.
+    #[cfg(feature = "gateway")]
+    #[error(transparent)]
+    Gateway(#[from] crate::gateway::ConfigError),
     /// The World is shutting down.
     #[error("the World is shutting down")]
     Closed,
@@ -168,6 +174,8 @@ struct Inner {
     healer: Healer,
     workspaces: Workspaces,
     sweeper: Sweeper,
+    #[cfg(feature = "gateway")]
+    gateway: Option<crate::gateway::GatewayServer>,
 }
 
 impl fmt::Debug for Blocks {
@@ -203,11 +211,13 @@ impl Blocks {
         let fetcher = Fetcher::new(world.clone(), store.clone(), bitswap, config.fetch)
             .with_ipfs_dht(ipfs_dht.clone())
             .with_cache(config.cache);
+        #[cfg(feature = "gateway")]
+        let (fetcher, gateway) = gateway::start(world, fetcher, config.gateway).await?;
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),
             calls,
-            fetcher: fetcher.clone(),
+            fetcher: fetcher.for_sealed(),
             pins: pins.clone(),
             config: config.workspace,
         };
@@ -217,8 +227,19 @@ impl Blocks {
         let extent = ipfs_dht.clone().map(|dht| Extent { world: world.clone(), dht, store, pins: announced, strategy });
         let announcer = Announcer::start(world.clone(), extent, roots);
         let healer = Healer::start(fetcher.clone());
-        let world = world.clone();
-        Ok(Self(Arc::new(Inner { world, identity, fetcher, dags, pins, announcer, healer, workspaces, sweeper })))
+        Ok(Self(Arc::new(Inner {
+            world: world.clone(),
+            identity,
+            fetcher,
+            dags,
+            pins,
+            announcer,
+            healer,
+            workspaces,
+            sweeper,
+            #[cfg(feature = "gateway")]
+            gateway,
+        })))
     }
 
     /// The store behind it.
@@ -329,7 +350,7 @@ impl Blocks {
     ) -> Result<Vec<(String, Bytes)>, ContentError> {
         let options = FetchOptions { max_bytes: with_nodes(max_bytes), ..FetchOptions::until(deadline) };
         let _guard = self.store().guard_root(cid);
-        self.fetch(cid, &options).await?;
+        self.0.fetcher.for_sealed().dag(cid, &options).await?;
         Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
     }
 
@@ -343,7 +364,7 @@ impl Blocks {
         deadline: Instant,
     ) -> Result<Option<[u8; 32]>, ContentError> {
         let _guard = self.store().guard_root(cid);
-        let source = self.0.fetcher.source(FetchOptions::until(deadline));
+        let source = self.0.fetcher.for_sealed().source(FetchOptions::until(deadline));
         match sealed::access_proof(&source, &self.0.identity, cid, context).await {
             Ok(proof) => Ok(Some(proof)),
             Err(OpenError::NotForYou { .. }) => Ok(None),
@@ -367,7 +388,7 @@ impl Blocks {
         deadline: Instant,
     ) -> Result<u64, ContentError> {
         let _guard = self.store().guard_root(cid);
-        self.fetch(cid, &FetchOptions::until(deadline)).await?;
+        self.0.fetcher.for_sealed().dag(cid, &FetchOptions::until(deadline)).await?;
         let reader = sealed::open(self.store(), &self.0.identity, cid).await?;
         Ok(reader.export(disk, path, &self.0.world.offload).await?)
     }
@@ -443,6 +464,10 @@ impl Blocks {
     /// Stops serving, asking and synchronising, and makes everything durable. Whatever else is called afterwards
     /// works on what is here.
     pub async fn shutdown(&self) -> Result<(), FlushError> {
+        #[cfg(feature = "gateway")]
+        if let Some(gateway) = &self.0.gateway {
+            gateway.stop().await;
+        }
         self.0.workspaces.stop().await;
         self.0.announcer.stop().await;
         self.0.healer.stop().await;

@@ -19,6 +19,8 @@
 //!   block were not here.
 //! - **Others' content in its place.** What was fetched and nobody keeps is cached within a budget ([`cache`]): what is asked for often
 //!   stays, scans pass through, and it gives way before an import fails. Parts of files are read with the blocks they lie in.
+//! - **No gateway is trusted.** With the feature `gateway`, what no peer has is asked for, and checked, at HTTP gateways, if any
+//!   are configured; and what is here can be served to browsers.
 //! - **Sealed means sealed.** Sealed content and workspaces can be held and carried by anybody and read by those alone
 //!   who were granted the key; a CID and one's own key suffice.
 //!
@@ -39,6 +41,7 @@
 //! | batches under way to slow peers while others wait | each 5 s |
 //! | keys announced in the DHT of IPFS | [`IpfsDhtConfig::max_keys`] |
 //! | bytes received and not yet stored | [`config::ClientConfig::max_received_bytes`], and a fetch's groups |
+//! | gateways, their answers, and those of our own | `gateway` |
 //! | recipients of sealed content | [`sealed::MAX_GRANTS`] |
 //! | blocks that were fetched and nobody keeps | [`config::CacheConfig`], and what guards hold |
 //! | blocks fetched ahead of a reader | [`unixfs::PREFETCH`] |
@@ -82,6 +85,8 @@ pub mod config;
 pub mod dag;
 pub mod dag_pb;
 pub mod fetch;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod handle;
 pub mod ipfs_dht;
 pub mod ipld;

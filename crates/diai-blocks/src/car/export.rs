@@ -8,13 +8,14 @@ use futures::{AsyncWrite, AsyncWriteExt};
 use super::{
     ExportError, MAX_ROOTS, Progress, ProgressFn, Version,
     header::{Bounds, Header},
+    scope::Scope,
 };
 use crate::{
     BlockSource, SourceError,
     dag_pb::put_varint,
     identity_content,
     store::Key,
-    unixfs::{ReadError, frontier::Frontier, links},
+    unixfs::{ReadError, frontier::Frontier},
 };
 
 /// Small blocks are gathered to chunks of so many bytes.
@@ -176,9 +177,11 @@ async fn off<T: Send + 'static>(
 /// A CAR file of version 1 in the making, for those who send it somewhere themselves.
 pub struct Exporter<'a> {
     options: &'a ExportOptions,
-    frontier: Frontier<'a, ()>,
+    frontier: Frontier<'a, Scope>,
     /// By codec and hash.
     seen: BTreeSet<(u64, Key)>,
+    /// Written, and not all that is below them was followed.
+    cut: BTreeSet<(u64, Key)>,
     /// Small blocks on their way into a chunk.
     gathered: BytesMut,
     /// A chunk of its own, for which `gathered` has made way.
@@ -199,11 +202,34 @@ impl<'a> Exporter<'a> {
         let Some(&root) = roots.first().filter(|_| roots.len() <= MAX_ROOTS) else {
             return Err(ExportError::Options("a CAR file has 1 to 16384 roots"));
         };
+        Ok(Self::of(source, roots, roots.iter().map(|root| (*root, Scope::All)).collect(), root, options))
+    }
+
+    /// A file whose root is `target`: the blocks on the `path` to it, and what `scope` says of the DAG below it.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn scoped(
+        source: &'a dyn BlockSource,
+        path: &[Cid],
+        target: Cid,
+        scope: Scope,
+        options: &'a ExportOptions,
+    ) -> Self {
+        let path = path.iter().map(|cid| (*cid, Scope::Block)).chain([(target, scope)]).collect();
+        Self::of(source, &[target], path, target, options)
+    }
+
+    fn of(
+        source: &'a dyn BlockSource,
+        roots: &[Cid],
+        first: Vec<(Cid, Scope)>,
+        root: Cid,
+        options: &'a ExportOptions,
+    ) -> Self {
         let mut frontier = Frontier::new(source, options.prefetch.min(64));
-        frontier.push_front(roots.iter().map(|root| (*root, ())));
+        frontier.push_front(first.into_iter());
         let gathered = BytesMut::from(&Header::encode_v1(roots)[..]);
-        let (seen, done) = (BTreeSet::new(), Exported::default());
-        Ok(Self { options, frontier, seen, gathered, large: None, done, root })
+        let (seen, cut) = (BTreeSet::new(), BTreeSet::new());
+        Self { options, frontier, seen, cut, gathered, large: None, done: Exported::default(), root }
     }
 
     /// What was exported until now.
@@ -216,9 +242,10 @@ impl<'a> Exporter<'a> {
     /// Cancel-safe: what was made while nobody waited is part of the next chunk.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, ExportError> {
         while self.large.is_none() && self.gathered.len() < CHUNK_BYTES {
-            let Some((cid, (), fetched)) = self.frontier.next().await else { break };
-            if self.seen.insert((cid.codec(), Key::from(cid.hash()))) {
-                self.visit(cid, fetched)?;
+            let Some((cid, scope, fetched)) = self.frontier.next().await else { break };
+            let key = (cid.codec(), Key::from(cid.hash()));
+            if scope.is_whole() && self.seen.insert(key.clone()) || !scope.is_whole() && !self.seen.contains(&key) {
+                self.visit(cid, key, &scope, fetched)?;
             }
         }
         let chunk = if self.gathered.is_empty() { self.large.take() } else { Some(self.gathered.split().freeze()) };
@@ -229,8 +256,14 @@ impl<'a> Exporter<'a> {
         Ok(chunk)
     }
 
-    fn visit(&mut self, cid: Cid, fetched: Result<Bytes, SourceError>) -> Result<(), ExportError> {
-        if self.seen.len() > self.options.max_blocks {
+    fn visit(
+        &mut self,
+        cid: Cid,
+        key: (u64, Key),
+        scope: &Scope,
+        fetched: Result<Bytes, SourceError>,
+    ) -> Result<(), ExportError> {
+        if self.seen.len() + self.cut.len() > self.options.max_blocks {
             return Err(ExportError::over(self.root, "blocks", self.options.max_blocks as u64));
         }
         let data = match fetched {
@@ -240,20 +273,22 @@ impl<'a> Exporter<'a> {
             }
             fetched => fetched.map_err(ReadError::from)?,
         };
-        self.follow(links(cid, &data)?)?;
-        if identity_content(&cid).is_none() {
+        self.follow(scope.follow(cid, &data)?)?;
+        // Of a file one block may stand at several places, and be cut at either end of a range.
+        let again = self.cut.contains(&key) || !scope.is_whole() && !self.cut.insert(key);
+        if !again && identity_content(&cid).is_none() {
             self.write(cid, data)?;
         }
         Ok(())
     }
 
-    fn follow(&mut self, links: Vec<Cid>) -> Result<(), ExportError> {
+    fn follow(&mut self, links: Vec<(Cid, Scope)>) -> Result<(), ExportError> {
         let mut here = BTreeSet::new();
         let mut new = Vec::new();
-        for cid in links {
+        for (cid, scope) in links {
             let key = (cid.codec(), Key::from(cid.hash()));
-            if !self.seen.contains(&key) && here.insert(key) {
-                new.push((cid, ()));
+            if !self.seen.contains(&key) && (!scope.is_whole() || here.insert(key)) {
+                new.push((cid, scope));
             }
         }
         if self.frontier.len() + new.len() > MAX_WAITING {

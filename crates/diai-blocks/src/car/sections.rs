@@ -18,23 +18,25 @@ const MAX_SECTION_BYTES: u64 = (MAX_BLOCK_BYTES + MAX_CID_BYTES) as u64;
 const FIRST_BYTES: u64 = 256 << 10;
 
 /// A section: a CID and its data.
-pub(super) struct Section {
+pub(crate) struct Section {
     /// Where in the file it begins.
-    pub(super) offset: u64,
-    pub(super) content: Content,
+    pub(crate) offset: u64,
+    pub(crate) content: Content,
 }
 
-pub(super) enum Content {
+pub(crate) enum Content {
     /// All of it.
     Whole(Bytes),
     /// Its beginning, and the length of the whole, which is too long for a block.
     TooLong(Vec<u8>, u64),
 }
 
-pub(super) struct Sections<R> {
+pub(crate) struct Sections<R> {
     reader: BufReader<R>,
     /// Of the file.
     offset: u64,
+    /// Sections that are too long for a block are not passed over: nothing can be read after one.
+    strict: bool,
     /// Where the sections end; `u64::MAX` stands for the end of the file.
     end: u64,
     pub(super) version: Version,
@@ -43,13 +45,19 @@ pub(super) struct Sections<R> {
 
 impl<R: AsyncRead + Unpin> Sections<R> {
     /// Before anything is read.
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        Self { reader, offset: 0, end: u64::MAX, version: Version::V1, roots: Vec::new() }
+        Self { reader, offset: 0, strict: false, end: u64::MAX, version: Version::V1, roots: Vec::new() }
+    }
+
+    /// The same for a file whose maker may make it long for nothing.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn strict(reader: R) -> Self {
+        Self { strict: true, ..Self::new(reader) }
     }
 
     /// Reads all that stands before the first section.
-    pub(super) async fn begin(&mut self) -> Result<(), ImportError> {
+    pub(crate) async fn begin(&mut self) -> Result<(), ImportError> {
         let mut header = self.header().await?;
         if header.version == 2 {
             let fields = self.bytes(V2_BYTES as u64).await?;
@@ -76,12 +84,13 @@ impl<R: AsyncRead + Unpin> Sections<R> {
     }
 
     /// The next section; `None` at the end. Not cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Section>, ImportError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Section>, ImportError> {
         let offset = self.offset;
         let Some(length) = self.length().await? else { return Ok(None) };
         let content = match length {
             0 => return Err(ImportError::Framing { offset }),
             1..=MAX_SECTION_BYTES => Content::Whole(self.bytes(length).await?.into()),
+            _ if self.strict => Content::TooLong(Vec::new(), length),
             _ => {
                 let start = self.bytes(MAX_CID_BYTES as u64).await?;
                 self.skip(length - MAX_CID_BYTES as u64).await?;

@@ -10,6 +10,7 @@ use futures::FutureExt;
 use super::{
     Asked, FetchError, FetchOptions, FetchProgress, Fetcher, Via,
     lookups::{Lookups, Named},
+    rescue::{Brought, Rescue},
 };
 use crate::{
     Block, Guard,
@@ -49,13 +50,13 @@ pub(super) struct Walk<'a> {
     _guard: Guard,
     session: Option<Session>,
     /// To visit, the next one last.
-    frontier: Vec<Cid>,
+    pub(super) frontier: Vec<Cid>,
     /// Nodes with links that were visited, by codec and hash.
-    seen: BTreeSet<(u64, Key)>,
-    wanted: BTreeMap<Multihash, Vec<Cid>>,
-    wanted_nodes: usize,
+    pub(super) seen: BTreeSet<(u64, Key)>,
+    pub(super) wanted: BTreeMap<Multihash, Vec<Cid>>,
+    pub(super) wanted_nodes: usize,
     /// Wanted, and nobody who was asked has it.
-    missing: BTreeMap<Multihash, BTreeSet<PeerId>>,
+    pub(super) missing: BTreeMap<Multihash, BTreeSet<PeerId>>,
     group: Vec<Block>,
     group_bytes: usize,
     /// Blocks of the group, and of the one being stored: not in the store yet, but not to be wanted again.
@@ -73,9 +74,11 @@ pub(super) struct Walk<'a> {
     pub(super) came_whole: u64,
     /// How often those were asked who came to light later.
     pub(super) asked_later: usize,
+    pub(super) rescue: Option<Rescue>,
 }
 
 enum Event {
+    Rescued(Brought),
     Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
     Providers(Named),
@@ -110,6 +113,7 @@ impl<'a> Walk<'a> {
             asked_whole: BTreeSet::new(),
             came_whole: 0,
             asked_later: 0,
+            rescue: fetcher.last_resort.clone().map(|resort| Rescue::new(resort, now)),
         }
     }
 
@@ -151,7 +155,9 @@ impl<'a> Walk<'a> {
             {
                 self.start_storing().await?;
             }
+            self.call_for_rescue(self.asked_in_vain()).await?;
             match self.next_event().await {
+                Event::Rescued(brought) => self.rescued(brought)?,
                 Event::Stored(stored) => {
                     self.storing = None;
                     stored?;
@@ -171,9 +177,17 @@ impl<'a> Walk<'a> {
         let clock = self.fetcher.world.clock.clone();
         let deadline = self.deadline();
         let wake = if self.missing.is_empty() { deadline } else { deadline.min(self.lookups.wake()) };
+        let in_vain = self.asked_in_vain();
+        let wake = self.rescue.as_ref().map_or(wake, |rescue| wake.min(rescue.due(in_vain)));
         // Two groups in memory at most: beyond, storing goes first.
         let full = self.storing.is_some() && self.group_bytes >= 2 * self.fetcher.config.group_bytes;
         let (storing, session) = (&mut self.storing, &mut self.session);
+        let rescue = async {
+            match &mut self.rescue {
+                Some(rescue) => rescue.next().await,
+                None => futures::future::pending().await,
+            }
+        };
         let store = async {
             match storing {
                 Some(storing) => storing.await,
@@ -191,8 +205,14 @@ impl<'a> Walk<'a> {
             stored = store => Event::Stored(stored),
             delivery = deliver => Event::Delivery(delivery),
             named = self.lookups.next(self.fetcher) => Event::Providers(named),
+            brought = rescue => Event::Rescued(brought),
             () = clock.sleep_until(wake) => Event::Time,
         }
+    }
+
+    /// Whether those asked do not have something, and no DHT named anybody who might.
+    fn asked_in_vain(&self) -> bool {
+        !self.missing.is_empty() && self.lookups.in_vain()
     }
 
     fn deadline(&self) -> Instant {
@@ -247,7 +267,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether links are followed out of `cid`.
-    fn is_node(&self, cid: &Cid) -> bool {
+    pub(super) fn is_node(&self, cid: &Cid) -> bool {
         self.scope == Scope::Dag && ipld::has_links(cid.codec())
     }
 
@@ -316,6 +336,8 @@ impl<'a> Walk<'a> {
         let mut next = Some(delivery);
         while let Some(delivery) = next {
             match delivery {
+                // What the last resort brought is not wanted any more.
+                Delivery::Exhausted { cid, .. } if !self.wanted.contains_key(cid.hash()) => {}
                 Delivery::Exhausted { cid, asked } => {
                     self.missing.entry(*cid.hash()).or_default().extend(asked);
                 }
@@ -334,14 +356,14 @@ impl<'a> Walk<'a> {
         let Some(cids) = self.wanted.remove(block.cid.hash()) else { return Ok(()) };
         self.missing.remove(block.cid.hash());
         self.last_block = self.fetcher.world.clock.now();
+        if let Some(rescue) = &mut self.rescue {
+            rescue.delivered(self.last_block);
+        }
         self.deliverers.insert(peer);
         self.options.account.note(peer, Via::Bitswap, block.data.len() as u64);
         self.progress.blocks += 1;
         self.progress.bytes += block.data.len() as u64;
-        let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
-        if self.progress.bytes > limit {
-            return Err(self.over("bytes", limit));
-        }
+        self.check_bytes()?;
         self.group_bytes += block.data.len();
         let data = block.data.clone();
         self.held.insert(*block.cid.hash(), data.clone());
@@ -351,6 +373,11 @@ impl<'a> Walk<'a> {
             self.visit(cid, &data)?;
         }
         Ok(())
+    }
+
+    pub(super) fn check_bytes(&self) -> Result<(), FetchError> {
+        let limit = if self.options.max_bytes == 0 { self.fetcher.config.max_bytes } else { self.options.max_bytes };
+        if self.progress.bytes > limit { Err(self.over("bytes", limit)) } else { Ok(()) }
     }
 
     /// The group on its way to the store; `None` if it is empty.
@@ -402,7 +429,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         if let Some(progress) = &self.options.progress {
             (progress.0)(self.so_far());
         }

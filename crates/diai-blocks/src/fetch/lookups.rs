@@ -37,6 +37,8 @@ pub(super) struct Lookups {
     pub(super) providers: Providers,
     /// Whether those that run, or ended last, have brought anybody to light.
     pub(super) found: bool,
+    /// Whether all that ran have ended once, or were known to be in vain.
+    ended: bool,
 }
 
 impl Lookups {
@@ -44,15 +46,21 @@ impl Lookups {
         let now = fetcher.world.clock.now();
         let ipfs = if fetcher.ipfs_dht.is_some() { now } else { Instant::NEVER };
         let slots = [now, ipfs].map(|next| Slot { running: None, next });
-        Self { slots, providers: Providers::default(), found: false }
+        Self { slots, providers: Providers::default(), found: false, ended: false }
     }
 
     pub(super) fn is_running(&self) -> bool {
         self.slots.iter().any(|slot| slot.running.is_some())
     }
 
+    /// Whether nobody is known and nobody is being looked for.
+    pub(super) fn in_vain(&self) -> bool {
+        self.ended && !self.is_running() && self.providers.0.is_empty()
+    }
+
     /// Nothing that does not run begins before `until`.
     pub(super) fn put_off(&mut self, until: Instant) {
+        self.ended = true;
         for slot in self.slots.iter_mut().filter(|slot| slot.running.is_none()) {
             slot.next = slot.next.max(until);
         }
@@ -103,6 +111,7 @@ impl Lookups {
         };
         named.unwrap_or_else(|| {
             *slot = Slot { running: None, next: fetcher.world.clock.now() + fetcher.config.provider_interval };
+            self.ended = true;
             Named::default()
         })
     }
