@@ -4,6 +4,7 @@ mod car;
 mod heal;
 mod keep;
 mod provide;
+mod sealing;
 
 use std::{fmt, sync::Arc};
 
@@ -20,7 +21,7 @@ use crate::{
     dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
     ipfs_dht::IpfsDht,
-    sealed::{self, OpenError, SealError, Source},
+    sealed::{self, Group, Keying, OpenError, SealError, Source},
     unixfs::{self, ExportError, ExportOptions, ImportError, ImportOptions, ReadError},
     workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
 };
@@ -28,6 +29,7 @@ use crate::{
 pub use car::{AddCarError, CarAdded, ExportCarError};
 pub use keep::{PinContentError, PinOptions};
 pub use provide::ProvideEvent;
+pub use sealing::MAX_GROUPS;
 
 /// Why blocks could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,9 @@ pub enum AddError {
     /// It could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The version before could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// It could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -102,8 +107,16 @@ pub struct AddOptions {
     pub import: ImportOptions,
     /// Seal for these agents, and for this one; empty for content that anybody may read.
     pub sealed_for: Vec<Certificate>,
-    /// Seal for this agent alone, if `sealed_for` is empty.
+    /// Seal for the members of these groups, and for this agent.
+    pub sealed_for_groups: Vec<Group>,
+    /// Seal for this agent alone, if nobody else is named.
     pub private: bool,
+    /// Where the key of what is sealed comes from. Default random.
+    pub keying: Keying,
+    /// Sealed content of which this is a newer version, for the readers named here and no others: what has not changed is
+    /// not sealed again, and who could read it still can ([`sealed::reseal`]). It is fetched if it is not here, and
+    /// stays pinned.
+    pub replaces: Option<Cid>,
     /// Do not announce the root as provided by this device.
     pub silent: bool,
 }
@@ -115,7 +128,7 @@ impl AddOptions {
     }
 
     fn seals(&self) -> bool {
-        self.private || !self.sealed_for.is_empty()
+        self.private || !self.sealed_for.is_empty() || !self.sealed_for_groups.is_empty() || self.replaces.is_some()
     }
 }
 
@@ -158,6 +171,7 @@ struct Inner {
     announcer: Announcer,
     healer: Healer,
     workspaces: Workspaces,
+    groups: parking_lot::RwLock<Vec<Group>>,
 }
 
 impl fmt::Debug for Blocks {
@@ -199,7 +213,8 @@ impl Blocks {
         let roots = pins.pins().await?.into_iter().filter_map(|pin| announced(&pin)).collect();
         let announcer = Announcer::start(world.clone(), ipfs_dht, roots);
         let healer = Healer::start(fetcher.clone());
-        Ok(Self(Arc::new(Inner { world: world.clone(), identity, fetcher, dags, pins, announcer, healer, workspaces })))
+        let (world, groups) = (world.clone(), Default::default());
+        Ok(Self(Arc::new(Inner { world, identity, fetcher, dags, pins, announcer, healer, workspaces, groups })))
     }
 
     /// The store behind it.
@@ -254,12 +269,6 @@ impl Blocks {
         added
     }
 
-    async fn add_sealed(&self, source: Source, options: AddOptions) -> Result<Added, AddError> {
-        let (world, identity) = (&self.0.world, &self.0.identity);
-        let sealed = sealed::seal(world, self.store(), identity, source, &options.sealed_for).await?;
-        self.keep(sealed.root, sealed.manifest.content_bytes(), &options).await
-    }
-
     async fn keep(&self, cid: Cid, bytes: u64, options: &AddOptions) -> Result<Added, AddError> {
         self.0.pins.pin(&keep::added_name(&cid, options.silent), cid).await?;
         if !options.silent {
@@ -310,7 +319,7 @@ impl Blocks {
         let options = FetchOptions { max_bytes: with_nodes(max_bytes), ..FetchOptions::until(deadline) };
         let _guard = self.store().guard_root(cid);
         self.fetch(cid, &options).await?;
-        Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
+        Ok(sealed::open(self.store(), self.keys(), cid).await?.read_all(max_bytes).await?)
     }
 
     /// Proof, bound to `context`, that this agent can open the sealed content `cid`, for another agent that can open it
@@ -324,7 +333,7 @@ impl Blocks {
     ) -> Result<Option<[u8; 32]>, ContentError> {
         let _guard = self.store().guard_root(cid);
         let source = self.0.fetcher.source(FetchOptions::until(deadline));
-        match sealed::access_proof(&source, &self.0.identity, cid, context).await {
+        match sealed::access_proof(&source, self.keys(), cid, context).await {
             Ok(proof) => Ok(Some(proof)),
             Err(OpenError::NotForYou { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -348,7 +357,7 @@ impl Blocks {
     ) -> Result<u64, ContentError> {
         let _guard = self.store().guard_root(cid);
         self.fetch(cid, &FetchOptions::until(deadline)).await?;
-        let reader = sealed::open(self.store(), &self.0.identity, cid).await?;
+        let reader = sealed::open(self.store(), self.keys(), cid).await?;
         Ok(reader.export(disk, path, &self.0.world.offload).await?)
     }
 
