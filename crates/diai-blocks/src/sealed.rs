@@ -5,7 +5,7 @@
 //! - The root is a plain UnixFS folder, so that every IPFS node can walk, fetch and pin it: `content`, the ciphertext;
 //!   `grants`, the key, sealed with HPKE for each reader; `older-00`, ..., contents of versions before that are still in use.
 //! - The **plaintext** is a manifest (names, sizes, places), the files, and zeros: names and sizes are hidden, and of the
-//!   length only a class shows ([`padded_bytes`], at most a tenth more).
+//!   length only a class shows ([`padded_bytes`], at most a sixteenth more).
 //! - **Chunks** of 1 MiB have a key of their own each, derived from the content's key, their number, and how many there
 //!   are, and commit to it: none can be moved, left out, cut off, or opened by another key. Any place can be read without
 //!   the rest ([`SealedReader::read_range`]).

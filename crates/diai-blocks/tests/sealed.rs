@@ -11,7 +11,7 @@ use common::{Agent, noise};
 use diai_blocks::{
     RAW,
     handle::{AddOptions, ContentError},
-    sealed::{CHUNK_BYTES, OpenError},
+    sealed::{CHUNK_BYTES, Group, OpenError},
     unixfs,
 };
 use diai_core::{Disk, OpenMode, memory::Sim};
@@ -137,6 +137,63 @@ fn a_folder_on_disk_is_sealed_with_its_empty_folders_and_without_hidden_files() 
         let names = |path: &str| disk.list(path).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
         assert_eq!(names("out"), ["big", "deep"]);
         assert_eq!(names("out/deep"), ["empty", "small"]);
+    });
+}
+
+#[test]
+fn a_group_is_joined_by_its_cid_and_opens_what_is_for_it() {
+    let sim = Sim::new(10);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let eve = Agent::start(&sim, 3).await;
+        let mut group = Group::create(alice.agent(), &*alice.world.entropy);
+        let handed = alice.blocks.add_group(&group, &[bob.certificate(), eve.certificate()]).await.unwrap().cid;
+        for member in [&bob, &eve] {
+            assert_eq!(member.blocks.join_group(handed, member.within(60)).await.unwrap().id(), group.id());
+        }
+        let to_group = |group: &Group| AddOptions { sealed_for_groups: vec![group.clone()], ..AddOptions::default() };
+        let first = alice.blocks.add_files(files(), to_group(&group)).await.unwrap().cid;
+        for member in [&alice, &bob, &eve] {
+            assert_eq!(member.blocks.open_sealed(first, 10 << 20, member.within(60)).await.unwrap(), files());
+        }
+
+        group.advance(&*alice.world.entropy);
+        let handed = alice.blocks.add_group(&group, &[bob.certificate()]).await.unwrap().cid;
+        bob.blocks.join_group(handed, bob.within(60)).await.unwrap();
+        let second = alice.blocks.regrant(first, to_group(&group)).await.unwrap();
+        assert_eq!(second.bytes, 2_500_018);
+        assert_eq!(bob.blocks.open_sealed(second.cid, 10 << 20, bob.within(60)).await.unwrap(), files());
+        for outcome in [
+            eve.blocks.join_group(handed, eve.within(60)).await.map(drop),
+            eve.blocks.open_sealed(second.cid, 10 << 20, eve.within(60)).await.map(drop),
+        ] {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_newer_version_is_made_of_one_that_lies_elsewhere_and_a_range_of_it_fetches_little() {
+    let sim = Sim::new(11);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::by_bitswap(&sim, 1).await, Agent::by_bitswap(&sim, 2).await);
+        let carol = Agent::by_bitswap(&sim, 3).await;
+        let options = AddOptions::sealed_for(vec![bob.certificate()]);
+        let first = alice.blocks.add_files(files(), options).await.unwrap().cid;
+        let mut newer = files();
+        newer[2].1 = Bytes::from_static(b"ring = \"trilogy\"");
+        let options = AddOptions { replaces: Some(first), ..AddOptions::sealed_for(vec![carol.certificate()]) };
+        let second = bob.blocks.add_files(newer.clone(), options).await.unwrap().cid;
+
+        let range = 1_200_000..1_200_100;
+        let read = carol.blocks.read_sealed_range(second, "model.stl", range, carol.within(60)).await.unwrap();
+        assert_eq!(read, newer[0].1.slice(1_200_000..1_200_100));
+        let held = carol.blocks.store().store().list(None, 1000).len();
+        assert_eq!(held, 5, "root, grants, newest content, node of the older content and one of its three chunks");
+        assert_eq!(carol.blocks.open_sealed(second, 10 << 20, carol.within(60)).await.unwrap(), newer);
+        let error = alice.blocks.open_sealed(second, 10 << 20, alice.within(60)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
     });
 }
 

@@ -10,16 +10,19 @@ mod sealed_format;
 use bytes::Bytes;
 use diai_blocks::{
     Block, Cid, DAG_PB, RAW,
+    dag_pb::Link,
     sealed::{Group, Keying, Keys, OpenError, Salt, SealOptions, padded_bytes},
-    unixfs::{self, WalkOptions},
+    unixfs::{self, Profile, WalkOptions},
 };
-use diai_core::memory::Sim;
-use diai_identity::Identity;
+use diai_core::{Entropy, memory::Sim};
+use diai_identity::{EncryptionKey, Identity};
 use futures::StreamExt;
+use hkdf::Hkdf;
 use sealed_format::{
     Counting, Desk, convergent, grant, grants, head, identity, manifest, padme, plain, seal_chunk, seal_chunks,
 };
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 const VECTORS: &str = include_str!("../../../docs/sealed-vectors.json");
 /// Longer blocks stand in the file by their CID only.
@@ -278,6 +281,66 @@ fn who(reader: &Value) -> Identity {
 
 fn root(vector: &Value) -> Cid {
     vector["root"].as_str().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_writer_that_knows_the_specification_alone_makes_the_convergent_root() {
+    run(async |sim| {
+        let vectors: Value = serde_json::from_str(VECTORS).unwrap();
+        let vector = &vectors["contents"][1];
+        let files: Vec<_> = vector["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| (file["path"].as_str().unwrap(), unhex(file["content"].as_str().unwrap())))
+            .collect();
+        let salt = unhex(vector["salt"].as_str().unwrap());
+        let desk = Desk::new(&sim, 1, 0);
+        let derived = |info: &[&[u8]]| -> Vec<u8> {
+            let mut derived = vec![0; if info[0] == b"fill-up" { 64 } else { 32 }];
+            let salted = Hkdf::<Sha256>::new(Some(b"diai/sealed-convergent/2"), &salt);
+            salted.expand(&info.concat(), &mut derived).unwrap();
+            derived
+        };
+
+        let files: Vec<_> = files.iter().map(|(path, data)| (*path, &data[..])).collect();
+        let plain = plain(&files);
+        let pieces = plain.chunks((1 << 20) - 48).map(Sha256::digest);
+        let begin =
+            Sha256::new().chain_update(b"diai/sealed-plaintext/2").chain_update((plain.len() as u64).to_le_bytes());
+        let hash = pieces.fold(begin, |all, piece| all.chain_update(piece)).finalize();
+        let key: [u8; 32] = derived(&[b"key", &hash]).try_into().unwrap();
+        let content = desk.raw(seal_chunks(&key, &plain).concat()).await.to_bytes();
+
+        let mut sealed = Vec::new();
+        for reader in vector["readers"].as_array().unwrap() {
+            let [agent, public] = ["agent", "encryption_key"].map(|name| unhex(reader[name].as_str().unwrap()));
+            let ephemeral = Once(derived(&[b"grant", &content, &agent, &public]));
+            let info = [b"diai/sealed-grant/2", &agent[..], &content].concat();
+            sealed.push(public_key(&public).seal(&ephemeral, &info, &key));
+        }
+        let fill_up = derived(&[b"fill-up", &content, &[0; 8]]);
+        sealed.push(public_key(&fill_up[..32]).seal(&Once(fill_up[32..].to_vec()), b"", &[0; 32]));
+        sealed.sort();
+        let grants = desk.raw(grants(&sealed)).await;
+        let link = |(name, cid): (&str, Cid), tsize| Link { cid, name: name.into(), tsize };
+        let content = link(("content", Cid::try_from(&content[..]).unwrap()), plain.len() as u64 + 48);
+        let links = vec![content, link(("grants", grants), 14 + 4 * 80)];
+        assert_eq!(unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap().root, root(vector));
+    });
+}
+
+/// The bytes that an ephemeral key is made of.
+struct Once(Vec<u8>);
+
+impl Entropy for Once {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.0);
+    }
+}
+
+fn public_key(bytes: &[u8]) -> EncryptionKey {
+    EncryptionKey::from_bytes(bytes.try_into().unwrap()).unwrap()
 }
 
 #[test]

@@ -13,7 +13,7 @@ const COMMITMENT_BYTES: usize = 32;
 const SMALLEST_CLASS: u64 = 1024;
 
 /// The length class of `bytes`: 1024 at least, above that rounded up so that only the highest bits differ from zero
-/// (Padmé: as many bits as the logarithm of the length has). At most one part in ten more, one in thirty from 32 KiB on.
+/// (Padmé: as many bits as the logarithm of the length has). At most one part in 16 more, in 32 from 64 KiB on, in 64 from 4 GiB on.
 pub fn padded_bytes(bytes: u64) -> u64 {
     if bytes <= SMALLEST_CLASS {
         return SMALLEST_CLASS;
@@ -97,8 +97,13 @@ mod tests {
         assert_eq!(padded_bytes(0), 1024);
         assert_eq!(padded_bytes(1025), 1088);
         assert_eq!(padded_bytes(1_000_000), 1_015_808);
-        for bytes in (1024u64..5000).chain([32 << 10, 1 << 20, 999_999_937, (1 << 40) + 1]) {
-            let (padded, bound) = (padded_bytes(bytes), if bytes < 32 << 10 { 10 } else { 30 });
+        for bytes in (1024u64..5000).chain([(64 << 10) + 1, 1 << 20, 999_999_937, (4 << 30) + 1, (1 << 40) + 1]) {
+            let padded = padded_bytes(bytes);
+            let bound = match bytes {
+                0..0x1_0000 => 16,
+                0x1_0000..0x1_0000_0000 => 32,
+                _ => 64,
+            };
             assert!(padded >= bytes && padded - bytes <= bytes / bound, "{bytes} -> {padded}");
             assert_eq!(padded_bytes(padded), padded);
         }

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use bytes::Bytes;
 use cid::Cid;
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 
 use super::{
     CHUNK_BYTES, OpenError, PLAIN_BYTES,
@@ -35,7 +36,8 @@ pub(super) struct Cursor<'a> {
     parts: Arc<[Part]>,
     /// Parts that are known to be as long as they should.
     measured: Vec<bool>,
-    run: Option<Run<'a>>,
+    /// Never locked: it makes what is reading fit to be shared.
+    run: Mutex<Option<Run<'a>>>,
     /// The chunk opened last.
     chunk: Option<(usize, u64, Bytes)>,
 }
@@ -52,13 +54,13 @@ struct Run<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn new(source: &'a dyn BlockSource, root: Cid, parts: Arc<[Part]>) -> Self {
         let measured = vec![false; parts.len()];
-        Self { source, root, parts, measured, run: None, chunk: None }
+        Self { source, root, parts, measured, run: Mutex::default(), chunk: None }
     }
 
     /// One that has no chunk yet.
     pub(super) fn fresh(&self) -> Self {
         let (parts, measured) = (self.parts.clone(), self.measured.clone());
-        Self { source: self.source, root: self.root, parts, measured, run: None, chunk: None }
+        Self { source: self.source, root: self.root, parts, measured, run: Mutex::default(), chunk: None }
     }
 
     /// The same with the parts that the manifest names; the first is the one it knows already.
@@ -97,10 +99,10 @@ impl<'a> Cursor<'a> {
 
     async fn open_chunk(&mut self, part: usize, index: u64, end: u64) -> Result<Bytes, OpenError> {
         let tampered = OpenError::Tampered { root: self.root, chunk: index };
-        if !self.run.as_ref().is_some_and(|run| (run.part, run.next) == (part, index) && run.next < run.end) {
-            self.run = Some(self.begin(part, index, end).await?);
+        if !self.run.get_mut().as_ref().is_some_and(|run| (run.part, run.next) == (part, index) && run.next < run.end) {
+            *self.run.get_mut() = Some(self.begin(part, index, end).await?);
         }
-        let (Some(run), Some(of)) = (&mut self.run, self.parts.get(part)) else { return Err(tampered) };
+        let (Some(run), Some(of)) = (self.run.get_mut(), self.parts.get(part)) else { return Err(tampered) };
         let Some(sealed) = run.blocks.next().await.transpose()? else { return Err(tampered) };
         run.next += 1;
         // Leaves of another length would be chunks cut elsewhere.

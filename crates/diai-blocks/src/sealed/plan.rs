@@ -116,7 +116,10 @@ pub(super) fn plan(source: Source) -> Result<Vec<Planned>, SealError> {
             let file = |(path, data)| Planned { path, folder: false, content: Content::Bytes(data) };
             planned.extend(files.into_iter().map(file));
         }
-        Source::Path { disk, path } => plan_path(&disk, &path, &mut planned)?,
+        Source::Path { disk, path } => {
+            plan_path(&disk, &path, &mut planned)?;
+            planned.sort_by(|a, b| a.path.cmp(&b.path));
+        }
     }
     if planned.len() > MAX_ENTRIES {
         return Err(SealError::TooMany { limit: MAX_ENTRIES });

@@ -173,10 +173,17 @@ pub fn number(tag: u8, value: u64) -> Vec<u8> {
     out
 }
 
-/// A manifest of files, one extent each: path, place, bytes.
+/// A manifest of files, one extent each if they are not empty: path, place, bytes. As all writers of protobuf do, it leaves
+/// out zeros.
 pub fn manifest(files: &[(&str, u64, u64)]) -> Vec<u8> {
-    let entries = files.iter().flat_map(|(path, ..)| field(2, &[field(1, path.as_bytes()), number(3, 1)].concat()));
-    let extents = files.iter().flat_map(|(_, at, bytes)| field(3, &[number(2, *at), number(3, *bytes)].concat()));
+    let entries = files.iter().flat_map(|(path, _, bytes)| {
+        let extents = if *bytes > 0 { number(3, 1) } else { Vec::new() };
+        field(2, &[field(1, path.as_bytes()), extents].concat())
+    });
+    let extents = files.iter().filter(|(.., bytes)| *bytes > 0).flat_map(|(_, at, bytes)| {
+        let at = if *at > 0 { number(2, *at) } else { Vec::new() };
+        field(3, &[at, number(3, *bytes)].concat())
+    });
     entries.chain(extents).collect()
 }
 
