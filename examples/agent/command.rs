@@ -12,9 +12,11 @@ peers                                     connected devices
 find PATH                                 agents with a capability, or one below it
 send AGENT TEXT                           send a text
 call AGENT SERVICE TEXT|@FILE             call a service and show its answer
-add PATH [--for AGENT]... [--profile NAME]
-                                          add a file or folder; encrypted if it is for somebody, else as IPFS nodes
-                                          do under unixfs-v1-2025 or unixfs-v0-2015
+add PATH [--profile NAME]                 add a file or folder, as IPFS nodes do under unixfs-v1-2025 or unixfs-v0-2015
+add PATH --for AGENT... [--convergent] [--replaces CID]
+                                          the same, encrypted for agents and this one (--convergent alone: for this one);
+                                          convergent: the same gets the same CID, for all to see; replaces: a newer
+                                          version of something encrypted, of which what has not changed is used again
 stat CID                                  what it is, its bytes, blocks and links
 ls CID                                    the entries of a folder
 cat CID [--offset N] [--length N]         bytes of a file; no more of it is fetched than they lie in
@@ -45,7 +47,7 @@ pub(crate) enum Command {
     Find(CapabilityPath),
     Send { to: AgentId, text: String },
     Call { to: AgentId, service: String, body: Body },
-    Add { path: PathBuf, readers: Vec<AgentId>, profile: Profile },
+    Add(Add),
     Stat(Cid),
     Ls(Cid),
     Cat { cid: Cid, offset: u64, length: u64 },
@@ -57,6 +59,22 @@ pub(crate) enum Command {
     Status,
     Help,
     Quit,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Add {
+    pub(crate) path: PathBuf,
+    pub(crate) profile: Profile,
+    /// For whom to encrypt it, beside this agent.
+    pub(crate) readers: Vec<AgentId>,
+    pub(crate) convergent: bool,
+    pub(crate) replaces: Option<Cid>,
+}
+
+impl Add {
+    pub(crate) fn seals(&self) -> bool {
+        !self.readers.is_empty() || self.convergent || self.replaces.is_some()
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -128,11 +146,17 @@ impl Command {
     }
 
     fn add(words: Vec<String>) -> Result<Self, String> {
-        let (mut path, mut readers, mut profile) = (None, Vec::new(), None);
+        let (mut path, mut profile) = (None, None);
+        let (mut readers, mut convergent, mut replaces) = (Vec::new(), false, None);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--for" => readers.push(agent(&words.next().ok_or("--for needs an agent")?)?),
+                "--convergent" => convergent = true,
+                "--replaces" => {
+                    let cid = words.next().and_then(|cid| cid.parse().ok());
+                    replaces = Some(cid.ok_or("--replaces needs a CID")?);
+                }
                 "--profile" => {
                     let known = || format!("--profile needs one of {}", Profile::NAMES.join(", "));
                     profile = Some(words.next().and_then(|name| Profile::named(&name)).ok_or_else(known)?);
@@ -141,10 +165,12 @@ impl Command {
                 _ => return Err(format!("add takes one path; what is {word:?}?")),
             }
         }
-        if profile.is_some() && !readers.is_empty() {
-            return Err("--profile is for content that is not encrypted: leave it out, or --for".into());
+        let (path, plain) = (path.ok_or("add needs a path")?, profile.is_some());
+        let add = Add { path, profile: profile.unwrap_or_default(), readers, convergent, replaces };
+        if plain && add.seals() {
+            return Err("--profile is for content that is not encrypted: leave it out, or the other options".into());
         }
-        Ok(Self::Add { path: path.ok_or("add needs a path")?, readers, profile: profile.unwrap_or_default() })
+        Ok(Self::Add(add))
     }
 
     fn cat(words: Vec<String>) -> Result<Self, String> {

@@ -6,8 +6,8 @@ use diai::{
     Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, TaskSpec,
     blocks::{
         AddOptions, ContentError, FetchError, FetchOptions,
-        sealed::OpenError,
-        unixfs::{ImportOptions, Profile},
+        sealed::{Keying, OpenError, Salt},
+        unixfs::ImportOptions,
     },
     core::{CallError, Disk, OpenMode, offload, os::FsDisk},
     tasks::{Artifact, RunError},
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     car,
-    command::{Body, Command, HELP, Run},
+    command::{Add, Body, Command, HELP, Run},
     content, keep,
     output::Failure,
 };
@@ -56,7 +56,7 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
             Ok(json!({}))
         }
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
-        Command::Add { path, readers, profile } => add(agent, &path, readers, profile).await,
+        Command::Add(command) => add(agent, command).await,
         Command::Stat(cid) => content::stat(agent, cid).await,
         Command::Ls(cid) => content::ls(agent, cid).await,
         Command::Cat { cid, offset, length } => content::cat(agent, cid, offset, length).await,
@@ -160,18 +160,20 @@ pub(crate) fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     Ok((Arc::new(disk), name.to_owned()))
 }
 
-async fn add(agent: &Agent, path: &Path, readers: Vec<AgentId>, profile: Profile) -> Result<Value, Failure> {
+async fn add(agent: &Agent, command: Add) -> Result<Value, Failure> {
     let mut certificates = Vec::new();
-    for reader in readers {
-        let record = agent.discovery().find_agent(reader, FIND_WITHIN).await;
+    for reader in &command.readers {
+        let record = agent.discovery().find_agent(*reader, FIND_WITHIN).await;
         certificates.push(record.map_err(|error| Failure::new("unreachable", error))?.certificate().clone());
     }
-    let options = if certificates.is_empty() {
-        AddOptions { import: ImportOptions::profile(profile), ..AddOptions::default() }
+    let (disk, name) = source(&command.path)?;
+    let options = if command.seals() {
+        let salt = || Salt::of_device(agent.identity());
+        let keying = if command.convergent { Keying::Convergent(salt()) } else { Keying::Random };
+        AddOptions { keying, replaces: command.replaces, ..AddOptions::sealed_for(certificates) }
     } else {
-        AddOptions::sealed_for(certificates)
+        AddOptions { import: ImportOptions::profile(command.profile), ..AddOptions::default() }
     };
-    let (disk, name) = source(path)?;
     let added = agent.blocks().add_path(disk, &name, options).await.map_err(|error| Failure::new("store", error))?;
     Ok(json!({ "cid": added.cid.to_string(), "bytes": added.bytes }))
 }

@@ -137,6 +137,16 @@ fn content_is_for_everybody_or_for_the_named_and_nobody_else() {
     bob.does(&format!("get {cid} {path}"));
     assert_eq!(fs::read_to_string(&path).unwrap(), text);
     assert_eq!(code(&bob.ask(&format!("get {cid} {path}"))), "file", "what exists is not replaced");
+    let convergent = format!("add {file} --for {} --convergent", bob.id());
+    let (first, again) = (alice.does(&convergent), alice.does(&convergent));
+    assert_eq!(first["cid"], again["cid"]);
+    let newer = alice.does(&format!("add {file} --replaces {cid}"))["cid"].as_str().unwrap().to_owned();
+    let path = out(folder.path(), "newer.txt");
+    assert_eq!(code(&bob.ask(&format!("get {newer} {path}"))), "not_allowed", "bob was left out");
+    alice.does(&format!("get {newer} {path}"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    assert_eq!(code(&alice.ask(&format!("add {file} --convergent --profile unixfs-v1-2025"))), "usage");
+
     let stolen = out(folder.path(), "stolen.txt");
     assert_eq!(code(&carol.ask(&format!("get {cid} {stolen}"))), "not_allowed");
     assert!(!Path::new(&stolen).exists());

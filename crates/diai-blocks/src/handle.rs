@@ -8,6 +8,7 @@ mod heal;
 mod keep;
 mod provide;
 mod read;
+mod sealing;
 
 use std::{fmt, sync::Arc};
 
@@ -26,7 +27,7 @@ use crate::{
     dag::{DagServer, DagStatus},
     fetch::{FetchError, FetchOptions, FetchProgress, Fetcher},
     ipfs_dht::{IpfsDht, IpfsDhtStatus},
-    sealed::{self, OpenError, SealError, Source},
+    sealed::{self, Group, Keying, OpenError, SealError, Source},
     unixfs::{self, ExportError, ExportOptions, ImportError, ImportOptions, ReadError},
     workspace::{JoinError, Parts, StartWorkspacesError, Workspace, WorkspaceError, WorkspaceId, Workspaces},
 };
@@ -34,6 +35,7 @@ use crate::{
 pub use car::{AddCarError, CarAdded, ExportCarError};
 pub use keep::{PinContentError, PinOptions};
 pub use provide::ProvideEvent;
+pub use sealing::MAX_GROUPS;
 
 /// Why blocks could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,9 @@ pub enum AddError {
     /// It could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The version before could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// It could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
@@ -115,8 +120,16 @@ pub struct AddOptions {
     pub import: ImportOptions,
     /// Seal for these agents, and for this one; empty for content that anybody may read.
     pub sealed_for: Vec<Certificate>,
-    /// Seal for this agent alone, if `sealed_for` is empty.
+    /// Seal for the members of these groups, and for this agent.
+    pub sealed_for_groups: Vec<Group>,
+    /// Seal for this agent alone, if nobody else is named.
     pub private: bool,
+    /// Where the key of what is sealed comes from. Default random.
+    pub keying: Keying,
+    /// Sealed content of which this is a newer version, for the readers named here and no others: what has not changed is
+    /// not sealed again, and who could read it still can ([`sealed::reseal`]). It is fetched if it is not here, and
+    /// stays pinned.
+    pub replaces: Option<Cid>,
     /// Do not announce the root as provided by this device, unless [everything](crate::config::ProvideStrategy::All) is.
     pub silent: bool,
 }
@@ -128,7 +141,7 @@ impl AddOptions {
     }
 
     fn seals(&self) -> bool {
-        self.private || !self.sealed_for.is_empty()
+        self.private || !self.sealed_for.is_empty() || !self.sealed_for_groups.is_empty() || self.replaces.is_some()
     }
 }
 
@@ -176,6 +189,7 @@ struct Inner {
     sweeper: Sweeper,
     #[cfg(feature = "gateway")]
     gateway: Option<crate::gateway::GatewayServer>,
+    groups: parking_lot::RwLock<Vec<Group>>,
 }
 
 impl fmt::Debug for Blocks {
@@ -237,6 +251,7 @@ impl Blocks {
             healer,
             workspaces,
             sweeper,
+            groups: parking_lot::RwLock::default(),
             #[cfg(feature = "gateway")]
             gateway,
         })))
@@ -294,12 +309,6 @@ impl Blocks {
         added
     }
 
-    async fn add_sealed(&self, source: Source, options: AddOptions) -> Result<Added, AddError> {
-        let (world, identity) = (&self.0.world, &self.0.identity);
-        let sealed = sealed::seal(world, self.store(), identity, source, &options.sealed_for).await?;
-        self.keep(sealed.root, sealed.manifest.content_bytes(), &options).await
-    }
-
     async fn keep(&self, cid: Cid, bytes: u64, options: &AddOptions) -> Result<Added, AddError> {
         self.0.pins.pin(&keep::added_name(&cid, options.silent), cid).await?;
         if !options.silent {
@@ -351,7 +360,7 @@ impl Blocks {
         let options = FetchOptions { max_bytes: with_nodes(max_bytes), ..FetchOptions::until(deadline) };
         let _guard = self.store().guard_root(cid);
         self.0.fetcher.for_sealed().dag(cid, &options).await?;
-        Ok(sealed::open(self.store(), &self.0.identity, cid).await?.read_all(max_bytes).await?)
+        Ok(sealed::open(self.store(), self.keys(), cid).await?.read_all(max_bytes).await?)
     }
 
     /// Proof, bound to `context`, that this agent can open the sealed content `cid`, for another agent that can open it
@@ -365,7 +374,7 @@ impl Blocks {
     ) -> Result<Option<[u8; 32]>, ContentError> {
         let _guard = self.store().guard_root(cid);
         let source = self.0.fetcher.for_sealed().source(FetchOptions::until(deadline));
-        match sealed::access_proof(&source, &self.0.identity, cid, context).await {
+        match sealed::access_proof(&source, self.keys(), cid, context).await {
             Ok(proof) => Ok(Some(proof)),
             Err(OpenError::NotForYou { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -389,7 +398,7 @@ impl Blocks {
     ) -> Result<u64, ContentError> {
         let _guard = self.store().guard_root(cid);
         self.0.fetcher.for_sealed().dag(cid, &FetchOptions::until(deadline)).await?;
-        let reader = sealed::open(self.store(), &self.0.identity, cid).await?;
+        let reader = sealed::open(self.store(), self.keys(), cid).await?;
         Ok(reader.export(disk, path, &self.0.world.offload).await?)
     }
 

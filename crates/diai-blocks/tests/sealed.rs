@@ -9,11 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{Agent, noise};
 use diai_blocks::{
-    Block, RAW,
-    dag_pb::Link,
+    RAW,
     handle::{AddOptions, ContentError},
-    sealed::{CHUNK_BYTES, OpenError},
-    unixfs::{self, Profile},
+    sealed::{CHUNK_BYTES, Group, OpenError},
+    unixfs,
 };
 use diai_core::{Disk, OpenMode, memory::Sim};
 
@@ -96,67 +95,11 @@ fn the_number_of_grants_is_rounded_up_and_sizes_fall_into_classes() {
             let options = AddOptions::sealed_for(others.clone());
             let cid = alice.blocks.add_bytes(noise(bytes, bytes as usize), options).await.unwrap().cid;
             let entries = unixfs::entries(alice.blocks.store(), cid, 300).await.unwrap();
-            assert_eq!(entries.len(), 1 + 8, "five recipients look like eight");
-            shapes.push(entries[0].tsize);
+            let sizes: Vec<_> = entries.into_iter().map(|entry| (entry.name, entry.tsize)).collect();
+            assert_eq!(sizes[1], ("grants".to_owned(), 14 + 8 * 80), "five recipients look like eight");
+            shapes.push(sizes);
         }
         assert_eq!(shapes[0], shapes[1]);
-    });
-}
-
-/// Puts other content behind the grants of `cid`, as somebody would who carries it.
-async fn swap_content(agent: &Agent, cid: cid::Cid, content: Bytes) -> cid::Cid {
-    let store = agent.blocks.store();
-    let mut links = Vec::new();
-    for entry in unixfs::entries(store, cid, 300).await.unwrap() {
-        let mut link = Link { cid: entry.cid, name: entry.name, tsize: entry.tsize };
-        if link.name == "content" {
-            let block = Block::new(RAW, content.clone()).unwrap();
-            link.cid = block.cid;
-            store.put(block).await.unwrap();
-        }
-        links.push(link);
-    }
-    let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap();
-    store.put_many(folder.blocks).await.unwrap();
-    folder.root
-}
-
-#[test]
-fn grants_do_not_open_other_content_than_they_were_made_for() {
-    let sim = Sim::new(5);
-    sim.clone().run(async move {
-        let alice = Agent::start(&sim, 1).await;
-        let options = AddOptions::sealed_for(vec![]);
-        let cid = alice.blocks.add_bytes(&b"mine"[..], options).await.unwrap().cid;
-        let content = unixfs::lookup(alice.blocks.store(), cid, "content").await.unwrap().cid;
-        let mut changed = alice.blocks.store().get(&content).await.unwrap().unwrap().to_vec();
-        changed[20] ^= 1;
-        let forged = swap_content(&alice, cid, changed.into()).await;
-        let error = alice.blocks.open_sealed(forged, 100, alice.within(5)).await.unwrap_err();
-        assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
-    });
-}
-
-#[test]
-fn content_that_its_maker_tampered_with_is_an_error_that_says_where() {
-    let sim = Sim::new(6);
-    sim.clone().run(async move {
-        let alice = Agent::start(&sim, 1).await;
-        // Grants of the right form for content that was not sealed under the granted key.
-        let content = Block::new(RAW, noise(1, 272)).unwrap();
-        let mut info = b"diai/grant/1".to_vec();
-        info.extend_from_slice(alice.agent().as_bytes());
-        info.extend_from_slice(&content.cid.to_bytes());
-        let grant = alice.identity.encryption_key().seal(&*alice.world.entropy, &info, &[7; 32]);
-        let grant = Block::new(RAW, grant).unwrap();
-        let link =
-            |block: &Block, name: &str| Link { cid: block.cid, name: name.into(), tsize: block.data.len() as u64 };
-        let links = vec![link(&content, "content"), link(&grant, "g000")];
-        let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025).unwrap();
-        alice.blocks.store().put_many(vec![content, grant]).await.unwrap();
-        alice.blocks.store().put_many(folder.blocks).await.unwrap();
-        let error = alice.blocks.open_sealed(folder.root, 1000, alice.within(5)).await.unwrap_err();
-        assert!(matches!(error, ContentError::Open(OpenError::Tampered { chunk: 0, .. })), "{error}");
     });
 }
 
@@ -198,18 +141,75 @@ fn a_folder_on_disk_is_sealed_with_its_empty_folders_and_without_hidden_files() 
 }
 
 #[test]
+fn a_group_is_joined_by_its_cid_and_opens_what_is_for_it() {
+    let sim = Sim::new(10);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::start(&sim, 1).await, Agent::start(&sim, 2).await);
+        let eve = Agent::start(&sim, 3).await;
+        let mut group = Group::create(alice.agent(), &*alice.world.entropy);
+        let handed = alice.blocks.add_group(&group, &[bob.certificate(), eve.certificate()]).await.unwrap().cid;
+        for member in [&bob, &eve] {
+            assert_eq!(member.blocks.join_group(handed, member.within(60)).await.unwrap().id(), group.id());
+        }
+        let to_group = |group: &Group| AddOptions { sealed_for_groups: vec![group.clone()], ..AddOptions::default() };
+        let first = alice.blocks.add_files(files(), to_group(&group)).await.unwrap().cid;
+        for member in [&alice, &bob, &eve] {
+            assert_eq!(member.blocks.open_sealed(first, 10 << 20, member.within(60)).await.unwrap(), files());
+        }
+
+        group.advance(&*alice.world.entropy);
+        let handed = alice.blocks.add_group(&group, &[bob.certificate()]).await.unwrap().cid;
+        bob.blocks.join_group(handed, bob.within(60)).await.unwrap();
+        let second = alice.blocks.regrant(first, to_group(&group)).await.unwrap();
+        assert_eq!(second.bytes, 2_500_018);
+        assert_eq!(bob.blocks.open_sealed(second.cid, 10 << 20, bob.within(60)).await.unwrap(), files());
+        for outcome in [
+            eve.blocks.join_group(handed, eve.within(60)).await.map(drop),
+            eve.blocks.open_sealed(second.cid, 10 << 20, eve.within(60)).await.map(drop),
+        ] {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_newer_version_is_made_of_one_that_lies_elsewhere_and_a_range_of_it_fetches_little() {
+    let sim = Sim::new(11);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::by_bitswap(&sim, 1).await, Agent::by_bitswap(&sim, 2).await);
+        let carol = Agent::by_bitswap(&sim, 3).await;
+        let options = AddOptions::sealed_for(vec![bob.certificate()]);
+        let first = alice.blocks.add_files(files(), options).await.unwrap().cid;
+        let mut newer = files();
+        newer[2].1 = Bytes::from_static(b"ring = \"trilogy\"");
+        let options = AddOptions { replaces: Some(first), ..AddOptions::sealed_for(vec![carol.certificate()]) };
+        let second = bob.blocks.add_files(newer.clone(), options).await.unwrap().cid;
+
+        let range = 1_200_000..1_200_100;
+        let read = carol.blocks.read_sealed_range(second, "model.stl", range, carol.within(60)).await.unwrap();
+        assert_eq!(read, newer[0].1.slice(1_200_000..1_200_100));
+        let held = carol.blocks.store().store().list(None, 1000).len();
+        assert_eq!(held, 5, "root, grants, newest content, node of the older content and one of its three chunks");
+        assert_eq!(carol.blocks.open_sealed(second, 10 << 20, carol.within(60)).await.unwrap(), newer);
+        let error = alice.blocks.open_sealed(second, 10 << 20, alice.within(60)).await.unwrap_err();
+        assert!(matches!(error, ContentError::Open(OpenError::NotForYou { .. })), "{error}");
+    });
+}
+
+#[test]
 fn sealing_has_the_bytes_of_the_format() {
     let sim = Sim::new(9);
     sim.clone().run(async move {
         let alice = Agent::start(&sim, 1).await;
         let cid = alice.blocks.add_bytes(&b"golden"[..], AddOptions::sealed_for(vec![])).await.unwrap().cid;
-        let grant = unixfs::lookup(alice.blocks.store(), cid, "g000").await.unwrap().cid;
-        let grant = alice.blocks.store().get(&grant).await.unwrap().unwrap();
-        let hex: String = grant.iter().map(|byte| format!("{byte:02x}")).collect();
+        let grants = unixfs::lookup(alice.blocks.store(), cid, "grants").await.unwrap().cid;
+        let grants = alice.blocks.store().get(&grants).await.unwrap().unwrap();
+        let hex: String = grants.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!((cid.to_string().as_str(), hex.as_str()), (
-            "bafybeigamiiglibwgcfxdocczxc6y3b3nar65x7337xiiavmvz4lxwuwq4",
-            "5815f0b1e011db6acbd2787468b64c500a4dc5f938839faeec8bb14d17434924b74b0a04682c90775aff246f2ad9a71f362348f6\
-             a5f58c7c18fdb34fd5abfc2b1c2e69317b4614cc4f363e9bf4025b5f"
+            "bafybeifpvbrqum2isj5pcsa23zq6awdldnylni6nvqeaw2bklgdfuxrr2y",
+            "646961692f7365616c65642f320a5815f0b1e011db6acbd2787468b64c500a4dc5f938839faeec8bb14d1743492429cd38e679f8\
+             4b13ce9c0d6234a06567aae559de196ae7311534ca249865d22da29f916f0d21d59cf156537605976ccd"
         ));
     });
 }

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, fmt};
+use std::{convert::Infallible, fmt, sync::Arc};
 
 use diai_core::Entropy;
 use hpke::{
@@ -130,6 +130,44 @@ impl DecryptionKey {
             &[],
         )
         .map_err(|_| OpenSealedError)
+    }
+}
+
+/// The secret of an [`EncryptionKey`] that several devices hold, such as those of the members of a group. Clones share it;
+/// it is wiped with the last.
+#[derive(Clone)]
+pub struct SharedKey(Arc<DecryptionKey>);
+
+impl SharedKey {
+    /// A new one.
+    pub fn generate(entropy: &dyn Entropy) -> Self {
+        Self::from_bytes(Zeroizing::new(entropy.bytes()))
+    }
+
+    /// The one with these 32 bytes, whatever they are.
+    pub fn from_bytes(secret: Zeroizing<[u8; 32]>) -> Self {
+        Self(Arc::new(DecryptionKey::from_bytes(secret)))
+    }
+
+    /// Its 32 bytes, for those who are to hold it too.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// The key to seal with.
+    pub fn encryption_key(&self) -> EncryptionKey {
+        self.0.public()
+    }
+
+    /// Opens what was sealed with [`encryption_key`](Self::encryption_key) for the same `info`.
+    pub fn open_sealed(&self, info: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenSealedError> {
+        self.0.open(info, sealed)
+    }
+}
+
+impl fmt::Debug for SharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedKey").field("public", &self.encryption_key()).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,8 @@ use std::{
 use bytes::Bytes;
 use diai_core::{AgentId, Entropy, PeerId, WallTime};
 use ed25519_dalek::{Signer as _, SigningKey};
+use hkdf::Hkdf;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -137,6 +139,15 @@ impl Identity {
     /// Opens what was sealed with [`Identity::encryption_key`] for the same `info`.
     pub fn open_sealed(&self, info: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenSealedError> {
         self.0.keys.decryption.open(info, sealed)
+    }
+
+    /// A secret of this device for `purpose` (`diai/<what>/1`), the same each time: HKDF-SHA256 (RFC 5869) of the device's
+    /// X25519 secret with the salt `diai/device-secret/1` and the purpose as info. It is lost with the device's keys.
+    pub fn derive_secret(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut secret = Zeroizing::new([0; 32]);
+        let derived = Hkdf::<Sha256>::new(Some(b"diai/device-secret/1"), self.0.keys.decryption.as_bytes());
+        derived.expand(purpose, &mut *secret).expect("32 bytes are far below the limit");
+        secret
     }
 
     pub(crate) fn keys(&self) -> &DeviceKeys {

@@ -61,7 +61,7 @@ pub mod key_file;
 pub use certificate::Certificate;
 pub use codec::{DecodeCertificateError, DecodeSignedError};
 pub use diai_core::{AgentId, PeerId};
-pub use encryption::{EncryptionKey, OpenSealedError, WeakKeyError};
+pub use encryption::{EncryptionKey, OpenSealedError, SharedKey, WeakKeyError};
 pub use envelope::{Signed, Verified};
 pub use identity::{Identity, RenewError};
 pub use signature::{Domain, VerifyError};

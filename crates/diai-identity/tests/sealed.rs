@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Counting, identity};
-use diai_identity::{EncryptionKey, OpenSealedError};
+use diai_identity::{EncryptionKey, OpenSealedError, SharedKey};
+use zeroize::Zeroizing;
 
 const INFO: &[u8] = b"diai/test-seal/1";
 
@@ -48,4 +49,22 @@ fn no_flipped_bit_and_no_cut_goes_unnoticed() {
 fn sealing_twice_gives_two_different_texts() {
     let (key, entropy) = (identity(1).encryption_key(), Counting::from(50));
     assert_ne!(key.seal(&entropy, INFO, b"same"), key.seal(&entropy, INFO, b"same"));
+}
+
+#[test]
+fn whoever_holds_a_shared_key_opens_what_is_sealed_with_it() {
+    let (first, other) = (SharedKey::generate(&Counting::from(1)), SharedKey::generate(&Counting::from(2)));
+    let second = SharedKey::from_bytes(Zeroizing::new(*first.as_bytes()));
+    let sealed = first.encryption_key().seal(&Counting::from(3), INFO, b"for all of us");
+    assert_eq!(second.open_sealed(INFO, &sealed).unwrap(), b"for all of us");
+    assert_eq!(other.open_sealed(INFO, &sealed), Err(OpenSealedError));
+    assert!(!format!("{first:?}").contains(&format!("{:02x}{:02x}", first.as_bytes()[0], first.as_bytes()[1])));
+}
+
+#[test]
+fn a_device_derives_the_same_secret_for_a_purpose_each_time_and_no_other_device_does() {
+    let (alice, bob) = (identity(1), identity(11));
+    assert_eq!(alice.derive_secret(b"diai/a/1"), alice.derive_secret(b"diai/a/1"));
+    assert_ne!(alice.derive_secret(b"diai/a/1"), alice.derive_secret(b"diai/b/1"));
+    assert_ne!(alice.derive_secret(b"diai/a/1"), bob.derive_secret(b"diai/a/1"));
 }

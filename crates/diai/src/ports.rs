@@ -8,7 +8,7 @@ use std::{
 use diai_blocks::{
     Block, Blocks, ContentError, DAG_PB, FetchError, FetchOptions, RAW,
     fetch::FetchProgressFn,
-    sealed::{self, OpenError, Source},
+    sealed::{self, OpenError, SealOptions, Source},
     unixfs::{self, ImportOptions, ReadError},
 };
 use diai_core::{AgentId, BoxFuture, Bytes, Cid, Instant, PeerId, World};
@@ -159,7 +159,8 @@ impl Artifacts for InBlocks {
                     None => Vec::new(),
                 };
                 let source = Source::Files(vec![(String::new(), bytes)]);
-                let sealed = sealed::seal(&world, blocks.store(), &identity, source, &recipients).await;
+                let options = SealOptions::readers(recipients);
+                let sealed = sealed::seal(&world, blocks.store(), &identity, source, &options).await;
                 return sealed
                     .map(|sealed| sealed.root)
                     .map_err(|error| ArtifactError::Store { reason: error.to_string() });

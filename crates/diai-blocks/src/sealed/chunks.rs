@@ -1,15 +1,19 @@
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce, aead::AeadInOut};
-use sha2::{Digest, Sha256};
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
 
-/// Bytes of a sealed chunk, tag included.
+/// Bytes of a sealed chunk, tag and commitment included.
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// Bytes of plaintext in a chunk.
-pub const PLAIN_BYTES: usize = CHUNK_BYTES - TAG_BYTES;
+pub const PLAIN_BYTES: usize = CHUNK_BYTES - OVERHEAD_BYTES;
+pub(super) const OVERHEAD_BYTES: usize = TAG_BYTES + COMMITMENT_BYTES;
 const TAG_BYTES: usize = 16;
-const SMALLEST_CLASS: u64 = 256;
+const COMMITMENT_BYTES: usize = 32;
+const SMALLEST_CLASS: u64 = 1024;
 
-/// The length class of `bytes`: 256 at least, above that rounded up so that only the highest bits differ from zero
-/// (Padme: as many bits as the logarithm of the length has). At most 12 % more.
+/// The length class of `bytes`: 1024 at least, above that rounded up so that only the highest bits differ from zero
+/// (Padmé: as many bits as the logarithm of the length has). At most one part in 16 more, in 32 from 64 KiB on, in 64 from 4 GiB on.
 pub fn padded_bytes(bytes: u64) -> u64 {
     if bytes <= SMALLEST_CLASS {
         return SMALLEST_CLASS;
@@ -20,47 +24,68 @@ pub fn padded_bytes(bytes: u64) -> u64 {
     bytes.saturating_add(mask) & !mask
 }
 
+/// Chunks that `plain_bytes` are cut into.
+pub(super) fn chunk_count(plain_bytes: u64) -> u64 {
+    plain_bytes.div_ceil(PLAIN_BYTES as u64)
+}
+
+/// Bytes of the ciphertext of `plain_bytes`.
+pub(super) fn sealed_bytes(plain_bytes: u64) -> u64 {
+    plain_bytes.saturating_add(chunk_count(plain_bytes).saturating_mul(OVERHEAD_BYTES as u64))
+}
+
+/// Bytes of plaintext in a ciphertext of `sealed_bytes`; `None` if there is none of that length.
+pub(super) fn plain_bytes(sealed: u64) -> Option<u64> {
+    let chunks = sealed.div_ceil(CHUNK_BYTES as u64);
+    let plain = sealed.checked_sub(chunks.checked_mul(OVERHEAD_BYTES as u64)?)?;
+    (plain > 0 && sealed_bytes(plain) == sealed).then_some(plain)
+}
+
 /// The cipher of one content.
 #[derive(Clone)]
 pub(super) struct Cipher {
-    cipher: ChaCha20Poly1305,
+    derived: Hkdf<Sha256>,
     chunks: u64,
 }
 
-/// A chunk that was changed, moved or cut.
+/// A chunk that was changed, moved or cut, or is of another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tampered;
 
 impl Cipher {
     pub(super) fn new(key: &[u8; 32], chunks: u64) -> Self {
-        let key = Sha256::new().chain_update(b"diai/sealed-content/1").chain_update(key).finalize();
-        Self { cipher: ChaCha20Poly1305::new(&<[u8; 32]>::from(key).into()), chunks }
+        Self { derived: Hkdf::new(Some(b"diai/sealed-content/2"), key), chunks }
     }
 
-    fn associated(&self, index: u64) -> [u8; 35] {
-        let mut data = [0; 35];
-        data[..19].copy_from_slice(b"diai/sealed-chunk/1");
-        data[19..27].copy_from_slice(&index.to_le_bytes());
-        data[27..].copy_from_slice(&self.chunks.to_le_bytes());
-        data
+    /// Key and commitment of a chunk. As each key serves once, the nonce may be anything; as index and count are in the
+    /// derivation, nothing is left to be authenticated beside the chunk.
+    fn chunk(&self, index: u64) -> (ChaCha20Poly1305, [u8; COMMITMENT_BYTES]) {
+        let mut derived = Zeroizing::new([0; 32 + COMMITMENT_BYTES]);
+        let info = [b"diai/sealed-chunk/2", &index.to_le_bytes()[..], &self.chunks.to_le_bytes()];
+        self.derived.expand_multi_info(&info, &mut *derived).expect("64 bytes are far below the limit");
+        let (mut key, mut commitment) = (Zeroizing::new([0; 32]), [0; COMMITMENT_BYTES]);
+        key.copy_from_slice(&derived[..32]);
+        commitment.copy_from_slice(&derived[32..]);
+        (ChaCha20Poly1305::new(&(*key).into()), commitment)
     }
 
-    /// Encrypts the plaintext `chunk` in place and appends its tag.
+    /// Encrypts the plaintext `chunk` in place and appends its tag and the commitment.
     pub(super) fn seal(&self, index: u64, chunk: &mut Vec<u8>) {
-        let sealed = self.cipher.encrypt_in_place(&nonce(index), &self.associated(index), chunk);
-        sealed.expect("a chunk is far below the cipher's limit");
+        let (cipher, commitment) = self.chunk(index);
+        cipher.encrypt_in_place(&Nonce::default(), b"", chunk).expect("a chunk is far below the cipher's limit");
+        chunk.extend_from_slice(&commitment);
     }
 
-    /// Decrypts the sealed `chunk` in place and cuts its tag off.
+    /// Decrypts the sealed `chunk` in place and cuts tag and commitment off.
     pub(super) fn open(&self, index: u64, chunk: &mut Vec<u8>) -> Result<(), Tampered> {
-        self.cipher.decrypt_in_place(&nonce(index), &self.associated(index), chunk).map_err(|_| Tampered)
+        let (cipher, commitment) = self.chunk(index);
+        // It is public; no need to compare it in constant time.
+        if !chunk.ends_with(&commitment) {
+            return Err(Tampered);
+        }
+        chunk.truncate(chunk.len() - COMMITMENT_BYTES);
+        cipher.decrypt_in_place(&Nonce::default(), b"", chunk).map_err(|_| Tampered)
     }
-}
-
-fn nonce(index: u64) -> Nonce {
-    let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&index.to_le_bytes());
-    nonce.into()
 }
 
 #[cfg(test)]
@@ -69,13 +94,30 @@ mod tests {
 
     #[test]
     fn lengths_are_rounded_up_to_few_classes_at_a_small_cost() {
-        assert_eq!(padded_bytes(0), 256);
-        assert_eq!(padded_bytes(257), 272);
+        assert_eq!(padded_bytes(0), 1024);
+        assert_eq!(padded_bytes(1025), 1088);
         assert_eq!(padded_bytes(1_000_000), 1_015_808);
-        for bytes in [256u64, 1 << 20, 999_999_937, (1 << 40) + 1] {
+        for bytes in (1024u64..5000).chain([(64 << 10) + 1, 1 << 20, 999_999_937, (4 << 30) + 1, (1 << 40) + 1]) {
             let padded = padded_bytes(bytes);
-            assert!(padded >= bytes && padded - bytes <= bytes / 8, "{bytes} -> {padded}");
+            let bound = match bytes {
+                0..0x1_0000 => 16,
+                0x1_0000..0x1_0000_0000 => 32,
+                _ => 64,
+            };
+            assert!(padded >= bytes && padded - bytes <= bytes / bound, "{bytes} -> {padded}");
             assert_eq!(padded_bytes(padded), padded);
+        }
+    }
+
+    #[test]
+    fn the_length_of_the_plaintext_follows_from_that_of_the_ciphertext() {
+        let full = PLAIN_BYTES as u64;
+        for plain in [1, 1024, full - 1, full, full + 1, 5 * full, 5 * full + 77] {
+            assert_eq!(plain_bytes(sealed_bytes(plain)), Some(plain));
+        }
+        let chunk = CHUNK_BYTES as u64;
+        for impossible in [0, 1, 48, chunk + 1, chunk + 48] {
+            assert_eq!(plain_bytes(impossible), None, "{impossible}");
         }
     }
 
@@ -89,7 +131,9 @@ mod tests {
         assert_eq!(open(&cipher, 2, sealed.clone()), Err(Tampered));
         assert_eq!(open(&Cipher::new(&[7; 32], 4), 1, sealed.clone()), Err(Tampered));
         assert_eq!(open(&Cipher::new(&[8; 32], 3), 1, sealed.clone()), Err(Tampered));
-        assert_eq!(open(&cipher, 1, sealed[..10].to_vec()), Err(Tampered));
+        for cut in 0..sealed.len() {
+            assert_eq!(open(&cipher, 1, sealed[..cut].to_vec()), Err(Tampered), "cut to {cut}");
+        }
         for at in 0..sealed.len() {
             let mut changed = sealed.clone();
             changed[at] ^= 1;
@@ -98,10 +142,30 @@ mod tests {
     }
 
     #[test]
+    fn a_ciphertext_that_is_valid_under_two_keys_opens_under_one_at_most() {
+        // The tag of an empty message under Poly1305 is a known function of the key alone, so that it is easy to try both
+        // keys' tags: without commitments each would open its own.
+        let (ours, theirs) = (Cipher::new(&[1; 32], 1), Cipher::new(&[2; 32], 1));
+        let (mut sealed, mut other) = (b"same".to_vec(), b"same".to_vec());
+        ours.seal(0, &mut sealed);
+        theirs.seal(0, &mut other);
+        let commitments = |sealed: &[u8]| sealed[sealed.len() - COMMITMENT_BYTES..].to_vec();
+        assert_ne!(commitments(&sealed), commitments(&other));
+        // What the other key would accept, if it were not for the commitment at its end.
+        let mut mixed = other[..other.len() - COMMITMENT_BYTES].to_vec();
+        mixed.extend(commitments(&sealed));
+        assert_eq!(theirs.open(0, &mut mixed.clone()), Err(Tampered));
+        assert_eq!(ours.open(0, &mut mixed), Err(Tampered));
+    }
+
+    #[test]
     fn the_first_chunk_has_the_bytes_of_the_format() {
         let mut sealed = b"diai".to_vec();
         Cipher::new(&[1; 32], 1).seal(0, &mut sealed);
         let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "76cdbc5f1262b3fe9919e818e4292ce2369c269a");
+        assert_eq!(
+            hex,
+            "37c1339c150a01dea2b8214b416a259ac8835f8554b73fa189d75b1173cc727834742c35f27e401a36ef1efee193e4d38b5869b6"
+        );
     }
 }

@@ -55,6 +55,31 @@ pub enum SealError {
         /// What the disk said.
         source: io::Error,
     },
+    /// A manifest longer than [`MAX_MANIFEST_BYTES`](super::MAX_MANIFEST_BYTES).
+    #[error("the names take more than {limit} bytes; seal the entries in several parts")]
+    ManifestTooLarge {
+        /// The cap.
+        limit: usize,
+    },
+    /// A version that refers to more than [`MAX_OLDER`](super::MAX_OLDER) others.
+    #[error("it would refer to more than {limit} versions before; give the content, to have it sealed anew")]
+    TooManyVersions {
+        /// The cap.
+        limit: usize,
+    },
+    /// A group is handed out by its owner only.
+    #[error("only {owner}, who owns the group, can seal it for members")]
+    NotOwner {
+        /// Who that is.
+        owner: diai_core::AgentId,
+    },
+    /// What is to be sealed anew cannot be read.
+    #[error("the version before cannot be read ({reason}); fetch it, or seal without it")]
+    Previous {
+        /// Why not.
+        #[source]
+        reason: Box<OpenError>,
+    },
     /// The ciphertext could not be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -81,7 +106,27 @@ pub enum OpenError {
         /// What is wrong.
         why: &'static str,
     },
-    /// No grant is for this agent's device.
+    /// It is sealed by another version of the format.
+    #[error("{root} is sealed by a version of the format that is not known here; use a newer one of this software")]
+    Version {
+        /// Which root.
+        root: Cid,
+    },
+    /// The sealed content is no group that its owner signed.
+    #[error("{root} is not a group, or was not made by its owner; ask the owner for the right CID")]
+    NotAGroup {
+        /// Which root.
+        root: Cid,
+    },
+    /// There is no such file in it.
+    #[error("{root} holds no file {path:?}; its manifest lists what there is")]
+    NoEntry {
+        /// Which root.
+        root: Cid,
+        /// The path.
+        path: String,
+    },
+    /// No grant is for this agent's device, or for a group whose keys were given.
     #[error("{root} is sealed, and not for this agent; ask its owner to seal it for you")]
     NotForYou {
         /// Which root.

@@ -1,131 +1,160 @@
-use std::{fmt, io, pin::Pin, sync::Arc};
+use std::{fmt, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use cid::Cid;
-use diai_core::{Disk, DiskFile, Offload, OpenMode, offload};
-use diai_identity::Identity;
-use futures::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
 use super::{
-    CHUNK_BYTES, CONTENT, MAX_ENTRIES, MAX_GRANTS, Manifest, OpenError,
-    chunks::{Cipher, padded_bytes},
-    grant_info,
+    CONTENT, GRANTS, Keys, MAX_OLDER, Manifest, OpenError, chunks, grants,
+    keys::ContentKey,
+    manifest::{Extent, head_lengths},
+    parts::{Cursor, Part},
 };
 use crate::{
     BlockSource,
-    unixfs::{self, ReadError},
+    unixfs::{self, FolderEntry, ReadError},
 };
 
-/// Manifests over this many bytes are refused.
-const MAX_MANIFEST_BYTES: usize = 64 << 20;
-/// Bytes of a grant; others are skipped.
-const GRANT_BYTES: usize = 80;
-
-type Chunks<'a> = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send + 'a>>;
-
-/// Opens the sealed content `root`, whose blocks come from `source`, with a grant for `identity`.
+/// Opens the sealed content `root`, whose blocks come from `source`, with a grant for one of `keys` (an `&Identity`, or
+/// [`Keys`] for the groups it is a member of too). Reads the root, the grants and the manifest.
 ///
 /// Cancel-safe.
 pub async fn open<'a>(
     source: &'a dyn BlockSource,
-    identity: &Identity,
+    keys: impl Into<Keys>,
     root: Cid,
 ) -> Result<SealedReader<'a>, OpenError> {
-    let (content, key) = content_key(source, identity, root).await?;
-    let sealed_bytes = unixfs::stat(source, content).await?.bytes;
-    let chunks = sealed_bytes.div_ceil(CHUNK_BYTES as u64);
-    SealedReader::begin(root, Box::pin(unixfs::read(source, content, u64::MAX)), Cipher::new(&key, chunks), chunks)
-        .await
+    let keys = keys.into();
+    let links = Links::read(source, root).await?;
+    let key = links.key(source, &keys, root).await?;
+    SealedReader::begin(source, root, links, key).await
 }
 
-/// Proof that `identity` can open `root`, bound to `context`: whoever can open it too gets the same, and nobody else. It
-/// tells nothing of the key, and is of no use for another context. Reads the grants only.
+/// Proof that one of `keys` can open `root`, bound to `context`: whoever can open it too gets the same, and nobody else.
+/// It tells nothing of the key, and is of no use for another context. Reads the grants only.
 ///
 /// Cancel-safe.
 pub async fn access_proof(
     source: &dyn BlockSource,
-    identity: &Identity,
+    keys: impl Into<Keys>,
     root: Cid,
     context: &[u8; 32],
 ) -> Result<[u8; 32], OpenError> {
-    let (content, key) = content_key(source, identity, root).await?;
-    let prover = Sha256::new().chain_update(b"diai/sealed-access/1").chain_update(&key[..]).finalize();
-    let proof = Sha256::new().chain_update(prover).chain_update(context).chain_update(content.to_bytes());
+    let keys = keys.into();
+    let links = Links::read(source, root).await?;
+    let key = links.key(source, &keys, root).await?;
+    let prover = Sha256::new().chain_update(b"diai/sealed-access/2").chain_update(key.as_bytes()).finalize();
+    let proof = Sha256::new().chain_update(prover).chain_update(context).chain_update(links.content.to_bytes());
     Ok(proof.finalize().into())
 }
 
-/// The content below `root`, and its key as granted to `identity`.
-async fn content_key(
-    source: &dyn BlockSource,
-    identity: &Identity,
-    root: Cid,
-) -> Result<(Cid, Zeroizing<[u8; 32]>), OpenError> {
-    let not_sealed = |why| OpenError::NotSealed { root, why };
-    let entries = unixfs::entries(source, root, MAX_GRANTS + 1).await.map_err(|error| match error {
-        ReadError::Source(error) => OpenError::Read(error.into()),
-        _ => not_sealed("it is no folder of a content and at most 256 grants"),
-    })?;
-    let content = entries.iter().find(|entry| entry.name == CONTENT).map(|entry| entry.cid);
-    let content = content.ok_or_else(|| not_sealed("it has no content"))?;
-    let info = grant_info(identity.agent(), &content);
-    let mut key = None;
-    for grant in entries.iter().filter(|entry| entry.name != CONTENT) {
-        let sealed = source.block(grant.cid).await.map_err(ReadError::from)?;
-        if sealed.len() == GRANT_BYTES
-            && let Ok(opened) = identity.open_sealed(&info, &sealed)
-        {
-            key = <[u8; 32]>::try_from(Zeroizing::new(opened).as_slice()).ok().map(Zeroizing::new);
-            break;
-        }
+/// Whether `cid` has the form of sealed content. Reads one block.
+pub async fn is_sealed(source: &dyn BlockSource, cid: Cid) -> Result<bool, ReadError> {
+    match unixfs::stat(source, cid).await {
+        Ok(stat) if stat.kind == unixfs::Kind::Folder => {}
+        Ok(_) | Err(ReadError::Codec { .. }) => return Ok(false),
+        Err(error) => return Err(error),
     }
-    Ok((content, key.ok_or(OpenError::NotForYou { root })?))
+    match unixfs::entries(source, cid, MAX_LINKS).await {
+        Err(ReadError::OverLimit { .. }) => Ok(false),
+        entries => Ok(Links::of(entries?).is_some()),
+    }
 }
 
-/// Sealed content being read, in order, in constant memory.
+/// Links of a root.
+const MAX_LINKS: usize = 2 + MAX_OLDER;
+
+/// Name of the `number`-th older content in the root.
+pub(super) fn older_name(number: usize) -> String {
+    format!("older-{number:02}")
+}
+
+/// What a root leads to.
+pub(super) struct Links {
+    content: Cid,
+    content_tsize: u64,
+    grants: Cid,
+    older: Vec<FolderEntry>,
+}
+
+impl Links {
+    async fn read(source: &dyn BlockSource, root: Cid) -> Result<Self, OpenError> {
+        let why = "it is no folder of a content, grants and at most 32 older contents";
+        let entries = unixfs::entries(source, root, MAX_LINKS).await.map_err(|error| match error {
+            ReadError::Source(error) => OpenError::Read(error.into()),
+            _ => OpenError::NotSealed { root, why },
+        })?;
+        Self::of(entries).ok_or(OpenError::NotSealed { root, why })
+    }
+
+    fn of(entries: Vec<FolderEntry>) -> Option<Self> {
+        let (mut content, mut grants, mut older) = (None, None, Vec::new());
+        for entry in entries {
+            match entry.name.as_str() {
+                CONTENT => content = Some((entry.cid, entry.tsize)),
+                GRANTS => grants = Some(entry.cid),
+                _ => older.push(entry),
+            }
+        }
+        let numbered = older.iter().enumerate().all(|(index, entry)| entry.name == older_name(index));
+        let (content, content_tsize) = content?;
+        Some(Self { content, content_tsize, grants: grants?, older }).filter(|_| numbered)
+    }
+
+    async fn key(&self, source: &dyn BlockSource, keys: &Keys, root: Cid) -> Result<ContentKey, OpenError> {
+        let grants = source.block(self.grants).await.map_err(ReadError::from)?;
+        grants::find(keys, root, &self.content, &grants)
+    }
+}
+
+/// Sealed content being read, in constant memory: in order, or anywhere.
 pub struct SealedReader<'a> {
-    root: Cid,
-    manifest: Manifest,
-    sealed: Chunks<'a>,
-    cipher: Cipher,
-    chunks: u64,
-    next_chunk: u64,
-    /// Plaintext not taken yet.
-    plain: BytesMut,
-    /// Index of the entry being read, and how much of it is still to come.
+    pub(super) root: Cid,
+    pub(super) manifest: Manifest,
+    pub(super) cursor: Cursor<'a>,
+    /// Bytes of all blocks of each part.
+    pub(super) tsizes: Vec<u64>,
+    /// Index of the entry being read and of its extent, and how much of that was.
     entry: usize,
-    left: u64,
+    extent: usize,
+    read: u64,
 }
 
 impl fmt::Debug for SealedReader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealedReader")
-            .field("root", &self.root)
-            .field("next_chunk", &self.next_chunk)
-            .finish_non_exhaustive()
+        f.debug_struct("SealedReader").field("root", &self.root).field("entry", &self.entry).finish_non_exhaustive()
     }
 }
 
 impl<'a> SealedReader<'a> {
-    async fn begin(root: Cid, sealed: Chunks<'a>, cipher: Cipher, chunks: u64) -> Result<Self, OpenError> {
-        let manifest = Manifest { sealed_at: diai_core::WallTime::default(), entries: Vec::new() };
-        let plain = BytesMut::new();
-        let mut reader = Self { root, manifest, sealed, cipher, chunks, next_chunk: 0, plain, entry: 0, left: 0 };
-        let length = reader.exactly(4).await?;
-        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
-        if length > MAX_MANIFEST_BYTES {
-            return Err(reader.tampered());
-        }
-        let encoded = reader.exactly(length).await?;
-        reader.manifest = Manifest::decode(encoded).ok_or_else(|| reader.tampered())?;
+    async fn begin(source: &'a dyn BlockSource, root: Cid, links: Links, key: ContentKey) -> Result<Self, OpenError> {
+        let tampered = || OpenError::Tampered { root, chunk: 0 };
+        let sealed_bytes = unixfs::stat(source, links.content).await?.bytes;
+        let plain_bytes = chunks::plain_bytes(sealed_bytes).ok_or_else(tampered)?;
+        let content = Part { cid: links.content, key, plain_bytes, head_bytes: 0 };
+        let mut cursor = Cursor::new(source, root, [content.clone()].into());
+        let length = read_exactly(&mut cursor, 0, 4).await?;
+        let length = [length[0], length[1], length[2], length[3]];
+        let (manifest_bytes, head_bytes) = head_lengths(length).ok_or_else(tampered)?;
+        let encoded = read_exactly(&mut cursor, 4, manifest_bytes).await?;
+        let manifest = Manifest::decode(encoded).ok_or_else(tampered)?;
         // The padding is a function of the rest, so a length of another class was not made by the rules.
-        let total = padded_bytes(reader.manifest.content_bytes() + 4 + length as u64);
-        if total.div_ceil(super::PLAIN_BYTES as u64) != reader.chunks {
-            return Err(reader.tampered());
+        if manifest.plain_bytes(head_bytes as u64) != plain_bytes {
+            return Err(tampered());
         }
-        reader.left = reader.manifest.entries.first().map_or(0, |entry| entry.bytes);
-        Ok(reader)
+        if !manifest.older.iter().map(|older| older.cid).eq(links.older.iter().map(|entry| entry.cid)) {
+            return Err(OpenError::NotSealed { root, why: "it does not lead to the older contents of its manifest" });
+        }
+        let older = manifest.older.iter().map(|older| Part {
+            cid: older.cid,
+            key: older.key.clone(),
+            plain_bytes: older.plain_bytes,
+            head_bytes: older.head_bytes,
+        });
+        let parts = [Part { head_bytes: head_bytes as u64, ..content }].into_iter().chain(older).collect();
+        let cursor = cursor.with_parts(parts);
+        let tsizes = [links.content_tsize].into_iter().chain(links.older.iter().map(|entry| entry.tsize)).collect();
+        Ok(Self { root, manifest, cursor, tsizes, entry: 0, extent: 0, read: 0 })
     }
 
     /// What it holds.
@@ -136,19 +165,45 @@ impl<'a> SealedReader<'a> {
     /// The next piece of content, at most one chunk, and the index of the entry in the manifest that it belongs to;
     /// `None` at the end. Entries without content are passed over. Not cancel-safe: a piece may be lost.
     pub async fn next(&mut self) -> Result<Option<(usize, Bytes)>, OpenError> {
-        while self.left == 0 {
-            self.entry += 1;
-            match self.manifest.entries.get(self.entry) {
-                Some(entry) => self.left = entry.bytes,
-                None => return Ok(None),
+        let extent = loop {
+            let Some(entry) = self.manifest.entries.get(self.entry) else { return Ok(None) };
+            match entry.extents.get(self.extent) {
+                Some(extent) if self.read < extent.bytes => break *extent,
+                Some(_) => self.extent += 1,
+                None => (self.entry, self.extent) = (self.entry + 1, 0),
+            }
+            self.read = 0;
+        };
+        let ahead = if self.read == 0 { self.run_bytes() } else { extent.bytes };
+        let piece = self.cursor.piece(&extent, self.read, ahead).await?;
+        self.read += piece.len() as u64;
+        Ok(Some((self.entry, piece)))
+    }
+
+    /// Bytes from the beginning of the current extent to the end of the last that follows it in the same part.
+    fn run_bytes(&self) -> u64 {
+        let rest = self.manifest.entries.iter().skip(self.entry);
+        let mut extents = rest.flat_map(|entry| &entry.extents).skip(self.extent);
+        let Some(first) = extents.next() else { return 0 };
+        let follow = |end: u64, next: &Extent| (next.part == first.part && next.at == end).then(|| end + next.bytes);
+        let mut end = first.at + first.bytes;
+        // So far is fetched ahead anyway; to look further would take long where there are many.
+        for next in extents.take(MOST_AHEAD) {
+            match follow(end, next) {
+                Some(further) => end = further,
+                None => break,
             }
         }
-        if self.plain.is_empty() {
-            self.fill().await?;
-        }
-        let take = self.left.min(self.plain.len() as u64);
-        self.left -= take;
-        Ok(Some((self.entry, self.plain.split_to(take as usize).freeze())))
+        end - first.at
+    }
+
+    /// The bytes `range` of the file at `path`; chunks outside it are neither fetched nor opened. A range past the end
+    /// yields what there is. Cancel-safe.
+    pub async fn read_range(&self, path: &str, range: Range<u64>) -> Result<Bytes, OpenError> {
+        let index = self.manifest.entries.iter().position(|entry| entry.path == path && !entry.folder);
+        let index = index.ok_or_else(|| OpenError::NoEntry { root: self.root, path: path.to_owned() })?;
+        let mut cursor = self.cursor.fresh();
+        gather(&mut cursor, &self.manifest.entries[index].extents, range, false).await
     }
 
     /// Reads everything into memory: paths and contents, folders left out.
@@ -164,118 +219,36 @@ impl<'a> SealedReader<'a> {
         let files = self.manifest.entries.iter().zip(contents).filter(|(entry, _)| !entry.folder);
         Ok(files.map(|(entry, content)| (entry.path.clone(), content.freeze())).collect())
     }
+}
 
-    /// Writes everything below `target` of `disk`, which is made as a folder, or, if it is one file without a name, to
-    /// `target` itself. Nothing that exists is replaced. Files are durable when it returns. Returns the bytes written.
-    ///
-    /// Cancel-safety: dropping the future stops it; what was written until then stays.
-    pub async fn export(
-        mut self,
-        disk: Arc<dyn Disk>,
-        target: &str,
-        pool: &Arc<dyn Offload>,
-    ) -> Result<u64, OpenError> {
-        let paths: Vec<String> = self.manifest.entries.iter().map(|entry| place(target, &entry.path)).collect();
-        let folders = self.folders(target, &paths);
-        let maker = disk.clone();
-        off(pool, target, move || folders.iter().try_for_each(|folder| maker.create_folder(folder))).await?;
-        let mut open: Option<(usize, Arc<dyn DiskFile>, u64)> = None;
-        for (entry, path) in self.manifest.entries.iter().zip(&paths) {
-            if entry.bytes == 0 && !entry.folder {
-                let (disk, at) = (disk.clone(), path.clone());
-                off(pool, path, move || disk.open(&at, OpenMode::CreateNew)?.sync()).await?;
+/// Extents that are looked at to find out how far to fetch ahead.
+const MOST_AHEAD: usize = 256;
+
+/// The bytes `range` of what `extents` are. What follows is fetched ahead if `ahead`.
+pub(super) async fn gather(
+    cursor: &mut Cursor<'_>,
+    extents: &[Extent],
+    range: Range<u64>,
+    ahead: bool,
+) -> Result<Bytes, OpenError> {
+    let (mut start, mut gathered) = (0u64, BytesMut::new());
+    for extent in extents {
+        let (mut from, to) = (range.start.saturating_sub(start), range.end.saturating_sub(start).min(extent.bytes));
+        let clipped = Extent { bytes: to, ..*extent };
+        while from < to {
+            let piece = cursor.piece(&clipped, from, if ahead { extent.bytes } else { to }).await?;
+            from += piece.len() as u64;
+            if gathered.is_empty() && start + from >= range.end {
+                return Ok(piece);
             }
+            gathered.extend_from_slice(&piece);
         }
-        let mut written = 0;
-        while let Some((index, piece)) = self.next().await? {
-            let (file, at) = match open.take() {
-                Some((current, file, at)) if current == index => (file, at),
-                done => {
-                    if let Some((done, file, _)) = done {
-                        off(pool, &paths[done], move || file.sync()).await?;
-                    }
-                    let (disk, path) = (disk.clone(), paths[index].clone());
-                    (off(pool, &paths[index], move || disk.open(&path, OpenMode::CreateNew)).await?, 0)
-                }
-            };
-            let (handle, bytes) = (file.clone(), piece.len() as u64);
-            off(pool, &paths[index], move || handle.write_at(at, &piece)).await?;
-            written += bytes;
-            open = Some((index, file, at + bytes));
-        }
-        if let Some((done, file, _)) = open {
-            off(pool, &paths[done], move || file.sync()).await?;
-        }
-        Ok(written)
+        start += extent.bytes;
     }
-
-    fn folders(&self, target: &str, paths: &[String]) -> Vec<String> {
-        let mut folders = Vec::new();
-        for (entry, path) in self.manifest.entries.iter().zip(paths) {
-            if entry.folder {
-                folders.push(path.clone());
-            } else if let Some((parent, _)) = path.rsplit_once('/')
-                && !entry.path.is_empty()
-            {
-                folders.push(parent.to_owned());
-            }
-        }
-        if self.manifest.entries.is_empty() {
-            folders.push(target.to_owned());
-        }
-        folders.sort();
-        folders.dedup();
-        folders
-    }
-
-    fn tampered(&self) -> OpenError {
-        OpenError::Tampered { root: self.root, chunk: self.next_chunk.saturating_sub(1) }
-    }
-
-    async fn exactly(&mut self, bytes: usize) -> Result<Bytes, OpenError> {
-        while self.plain.len() < bytes {
-            self.fill().await?;
-        }
-        Ok(self.plain.split_to(bytes).freeze())
-    }
-
-    /// Opens the next chunk.
-    async fn fill(&mut self) -> Result<(), OpenError> {
-        let index = self.next_chunk;
-        self.next_chunk += 1;
-        let Some(sealed) = self.sealed.next().await.transpose()? else { return Err(self.tampered()) };
-        // Leaves of another length would be chunks cut elsewhere.
-        let last = index + 1 == self.chunks;
-        if index >= self.chunks || (sealed.len() != CHUNK_BYTES && !last) {
-            return Err(self.tampered());
-        }
-        let mut chunk = Vec::from(sealed);
-        self.cipher.open(index, &mut chunk).map_err(|_| self.tampered())?;
-        if self.plain.is_empty() {
-            self.plain = BytesMut::from(Bytes::from(chunk));
-        } else {
-            self.plain.extend_from_slice(&chunk);
-        }
-        Ok(())
-    }
+    Ok(gathered.freeze())
 }
 
-/// Where an entry goes. Paths of a manifest were checked when it was decoded.
-fn place(target: &str, path: &str) -> String {
-    match (target, path) {
-        ("", path) => path.to_owned(),
-        (target, "") => target.to_owned(),
-        (target, path) => format!("{target}/{path}"),
-    }
+async fn read_exactly(cursor: &mut Cursor<'_>, from: u64, bytes: usize) -> Result<Bytes, OpenError> {
+    let all = Extent { part: 0, at: from, bytes: bytes as u64 };
+    gather(cursor, &[all], 0..bytes as u64, false).await
 }
-
-async fn off<T: Send + 'static>(
-    pool: &Arc<dyn Offload>,
-    path: &str,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, OpenError> {
-    let outcome = offload(&**pool, work).await.map_err(|_| OpenError::Closed)?;
-    outcome.map_err(|source| OpenError::Io { path: path.to_owned(), source })
-}
-
-const _: () = assert!(MAX_ENTRIES * 16 < MAX_MANIFEST_BYTES);

@@ -1,48 +1,36 @@
-use std::{io, sync::Arc};
-
-use bytes::Bytes;
 use cid::Cid;
-use diai_core::{AgentId, Disk, DiskFile, EntryKind, Offload, OpenMode, World, offload};
+use diai_core::{AgentId, World, offload};
 use diai_identity::{Certificate, EncryptionKey, Identity};
-use futures::{
-    TryStreamExt,
-    stream::{self, BoxStream},
-};
-use zeroize::Zeroizing;
 
 use super::{
-    CONTENT, MAX_ENTRIES, MAX_GRANTS, Manifest, ManifestEntry, PLAIN_BYTES, SealError,
-    chunks::{Cipher, padded_bytes},
-    grant_info,
-    manifest::check_paths,
+    CONTENT, GRANTS, Group, Keying, MAX_GRANTS, MAX_MANIFEST_BYTES, Manifest, ManifestEntry, SealError, Source,
+    grants::{self, Reader},
+    keys::ContentKey,
+    manifest::Extent,
+    plan::{Planned, plan},
+    stream::{self, Piece, Plain},
 };
 use crate::{
-    Block, BlockStore, Guard, RAW,
+    BlockStore, Guard,
     dag_pb::Link,
-    unixfs::{self, ImportOptions, Imported, Profile},
+    unixfs::{self, ImportError, Profile},
 };
 
-/// What to seal.
-#[derive(Clone)]
-pub enum Source {
-    /// Files by name: bytes in memory.
-    Files(Vec<(String, Bytes)>),
-    /// The file or folder at a path of a disk. A file is sealed without a name, as `add` without sealing does, a folder's
-    /// entries under their paths in it. Names that begin with a dot are left out, as everywhere.
-    Path {
-        /// Where it lies.
-        disk: Arc<dyn Disk>,
-        /// Its path; empty for the root.
-        path: String,
-    },
+/// For whom to seal, and how.
+#[derive(Debug, Clone, Default)]
+pub struct SealOptions {
+    /// Agents that can open it, beside the one that seals.
+    pub recipients: Vec<Certificate>,
+    /// Groups whose members can open it: those who have the key of its current epoch.
+    pub groups: Vec<Group>,
+    /// Where the key comes from. Default random.
+    pub keying: Keying,
 }
 
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Files(files) => write!(f, "Files({})", files.len()),
-            Self::Path { path, .. } => write!(f, "Path({path:?})"),
-        }
+impl SealOptions {
+    /// For `recipients`, under a random key.
+    pub fn readers(recipients: Vec<Certificate>) -> Self {
+        Self { recipients, ..Self::default() }
     }
 }
 
@@ -56,11 +44,14 @@ pub struct Sealed {
     pub tsize: u64,
     /// What it holds.
     pub manifest: Manifest,
+    /// Bytes of content that were sealed before and are only referred to.
+    pub reused_bytes: u64,
     _guard: Guard,
 }
 
-/// Seals `source` for `recipients` and for `identity` itself. Readable when it returns, durable after
-/// [`BlockStore::flush`]. Memory: some chunks of 1 MiB, and the manifest.
+/// Seals `source` for the readers of `options` and for `identity` itself. Readable when it returns, durable after
+/// [`BlockStore::flush`]. Memory: some chunks of 1 MiB, and the manifest; if convergent, 32 bytes for each chunk, and the
+/// source is read twice.
 ///
 /// Cancel-safety: dropping the future stops it; blocks put until then are garbage.
 pub async fn seal(
@@ -68,14 +59,10 @@ pub async fn seal(
     store: &BlockStore,
     identity: &Identity,
     source: Source,
-    recipients: &[Certificate],
+    options: &SealOptions,
 ) -> Result<Sealed, SealError> {
-    for certificate in recipients {
-        let agent = certificate.agent();
-        certificate.verify(world.clock.wall()).map_err(|reason| SealError::Recipient { agent, reason })?;
-    }
-    let keys = recipients.iter().map(|certificate| (certificate.agent(), certificate.encryption_key())).collect();
-    seal_to(world, store, identity, source, keys).await
+    let readers = readers(world, identity, options)?;
+    seal_new(world, store, source, &readers, &options.keying).await
 }
 
 /// The same for keys whose certificates the caller has judged.
@@ -86,263 +73,111 @@ pub(crate) async fn seal_to(
     source: Source,
     recipients: Vec<(AgentId, EncryptionKey)>,
 ) -> Result<Sealed, SealError> {
-    let keys = distinct(identity, recipients)?;
-    let guard = store.guard();
-    let sealed_at = world.clock.wall();
-    let pool = world.offload.clone();
-    let plan = offload(&*pool, move || plan(source)).await.map_err(|_| SealError::Closed)??;
-    let entries = plan.iter().map(|part| part.entry.clone()).collect();
-    let manifest = Manifest { sealed_at, entries };
-
-    let key = Zeroizing::new(world.entropy.bytes::<32>());
-    let content = import_content(store, &pool, &manifest, plan, &key).await?;
-    let mut links = vec![Link { cid: content.root(), name: CONTENT.to_owned(), tsize: content.tsize() }];
-    let mut grants = Vec::new();
-    for (agent, recipient) in keys {
-        let sealed = recipient.seal(&*world.entropy, &grant_info(agent, &content.root()), &*key);
-        grants.push(Block::new(RAW, sealed).map_err(unixfs::ImportError::from)?);
-    }
-    while !grants.len().is_power_of_two() {
-        grants.push(decoy(world)?);
-    }
-    // Sorted by what looks random, so that their order says nothing either.
-    grants.sort_by_key(|grant| grant.cid);
-    for (index, grant) in grants.iter().enumerate() {
-        links.push(Link { cid: grant.cid, name: format!("g{index:03}"), tsize: grant.data.len() as u64 });
-    }
-    let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025)?;
-    grants.extend(folder.blocks);
-    store.put_many(grants).await?;
-    Ok(Sealed { root: folder.root, tsize: folder.tsize, manifest, _guard: guard })
+    let recipients = recipients.into_iter().map(|(agent, key)| Reader::agent(agent, key));
+    let readers = distinct(identity, recipients)?;
+    seal_new(world, store, source, &readers, &Keying::Random).await
 }
 
-/// This agent's key and the others', each once.
-fn distinct(
-    identity: &Identity,
-    recipients: Vec<(AgentId, EncryptionKey)>,
-) -> Result<Vec<(AgentId, EncryptionKey)>, SealError> {
-    let mut keys = vec![(identity.agent(), identity.encryption_key())];
-    for key in recipients {
-        if !keys.contains(&key) {
-            keys.push(key);
-        }
-    }
-    if keys.len() > MAX_GRANTS {
-        return Err(SealError::TooManyRecipients { recipients: keys.len(), limit: MAX_GRANTS });
-    }
-    Ok(keys)
-}
-
-/// A grant that nobody can open, and that nobody can tell from others.
-fn decoy(world: &World) -> Result<Block, SealError> {
-    loop {
-        if let Ok(nobody) = EncryptionKey::from_bytes(world.entropy.bytes()) {
-            let sealed = nobody.seal(&*world.entropy, b"", &world.entropy.bytes::<32>());
-            return Ok(Block::new(RAW, sealed).map_err(unixfs::ImportError::from)?);
-        }
-    }
-}
-
-/// An entry and where its content is.
-#[derive(Clone)]
-struct Part {
-    entry: ManifestEntry,
-    content: Content,
-}
-
-#[derive(Clone)]
-enum Content {
-    Bytes(Bytes),
-    File { disk: Arc<dyn Disk>, path: String },
-}
-
-fn plan(source: Source) -> Result<Vec<Part>, SealError> {
-    let mut parts = Vec::new();
-    match source {
-        Source::Files(files) => {
-            for (path, data) in files {
-                let entry = ManifestEntry { path, bytes: data.len() as u64, folder: false };
-                parts.push(Part { entry, content: Content::Bytes(data) });
-            }
-        }
-        Source::Path { disk, path } => plan_path(&disk, &path, &mut parts)?,
-    }
-    if parts.len() > MAX_ENTRIES {
-        return Err(SealError::TooMany { limit: MAX_ENTRIES });
-    }
-    check_paths(parts.iter().map(|part| part.entry.path.as_str()))
-        .map_err(|(path, why)| SealError::Path { path, why })?;
-    Ok(parts)
-}
-
-/// Adds what lies at `root`, folders before what is in them.
-fn plan_path(disk: &Arc<dyn Disk>, root: &str, parts: &mut Vec<Part>) -> Result<(), SealError> {
-    let io = |path: &str, source| SealError::Io { path: path.to_owned(), source };
-    let file = |at: String, path: String, bytes| Part {
-        entry: ManifestEntry { path, bytes, folder: false },
-        content: Content::File { disk: disk.clone(), path: at },
-    };
-    if !root.is_empty() {
-        let entry = disk.entry(root).map_err(|error| io(root, error))?;
-        match entry.kind {
-            EntryKind::File => {
-                parts.push(file(root.to_owned(), String::new(), entry.bytes));
-                return Ok(());
-            }
-            EntryKind::Symlink => return Err(SealError::Symlink { path: root.to_owned() }),
-            EntryKind::Folder => {}
-        }
-    }
-    let mut folders = vec![String::new()];
-    while let Some(folder) = folders.pop() {
-        let at = join(root, &folder);
-        for entry in disk.list(&at).map_err(|error| io(&at, error))? {
-            if entry.name.starts_with('.') {
-                continue;
-            }
-            let path = join(&folder, &entry.name);
-            let at = join(root, &path);
-            match entry.kind {
-                EntryKind::File => parts.push(file(at, path, entry.bytes)),
-                EntryKind::Symlink => return Err(SealError::Symlink { path: at }),
-                EntryKind::Folder => {
-                    let entry = ManifestEntry { path: path.clone(), bytes: 0, folder: true };
-                    parts.push(Part { entry, content: Content::Bytes(Bytes::new()) });
-                    folders.push(path);
-                }
-            }
-            if parts.len() > MAX_ENTRIES {
-                return Err(SealError::TooMany { limit: MAX_ENTRIES });
-            }
-        }
-    }
-    Ok(())
-}
-
-fn join(folder: &str, name: &str) -> String {
-    match (folder, name) {
-        ("", name) => name.to_owned(),
-        (folder, "") => folder.to_owned(),
-        (folder, name) => format!("{folder}/{name}"),
-    }
-}
-
-async fn import_content(
+async fn seal_new(
+    world: &World,
     store: &BlockStore,
-    pool: &Arc<dyn Offload>,
-    manifest: &Manifest,
-    parts: Vec<Part>,
-    key: &[u8; 32],
-) -> Result<Imported, SealError> {
-    let encoded = manifest.encode();
-    let mut head = (encoded.len() as u32).to_le_bytes().to_vec();
-    head.extend_from_slice(&encoded);
-    let total = padded_bytes((head.len() as u64).saturating_add(manifest.content_bytes()));
-    let chunks = total.div_ceil(PLAIN_BYTES as u64);
-    let mut parts = parts;
-    let head = Part {
-        entry: ManifestEntry { path: "manifest".to_owned(), bytes: head.len() as u64, folder: false },
-        content: Content::Bytes(head.into()),
-    };
-    parts.insert(0, head);
-    let plain =
-        Plain { parts: parts.into_iter(), current: None, left: total, index: 0, cipher: Cipher::new(key, chunks) };
-    let pool = pool.clone();
-    let failed: Arc<std::sync::Mutex<Option<String>>> = Arc::default();
-    let failure = failed.clone();
-    // Boxed as a type of its own: the bare one is too particular for callers that need a `Send` future.
-    let sealed: BoxStream<'static, io::Result<_>> = Box::pin(stream::try_unfold(Some(plain), move |plain| {
-        let (pool, failure) = (pool.clone(), failure.clone());
-        async move {
-            let Some(mut plain) = plain.filter(|plain| plain.left > 0) else { return Ok(None) };
-            let work = move || plain.next_chunk().map(|chunk| (chunk, plain));
-            match offload(&*pool, work).await.map_err(io::Error::other)? {
-                Ok((chunk, plain)) => Ok(Some((chunk, Some(plain)))),
-                Err((path, error)) => {
-                    *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(path);
-                    Err(error)
-                }
-            }
-        }
-    }));
-    let reader = sealed.into_async_read();
-    unixfs::import_reader(store, reader, &ImportOptions::default()).await.map_err(|error| {
-        let path = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        match (error, path) {
-            (unixfs::ImportError::Io { source, .. }, Some(path)) => SealError::Io { path, source },
-            (error, _) => error.into(),
-        }
-    })
+    source: Source,
+    readers: &[Reader],
+    keying: &Keying,
+) -> Result<Sealed, SealError> {
+    let planned = offload(&*world.offload, move || plan(source)).await.map_err(|_| SealError::Closed)??;
+    let draft = Draft::whole(planned);
+    draft.seal(world, store, readers, keying, store.guard()).await
 }
 
-/// The plaintext, cut into chunks and sealed one by one.
-struct Plain {
-    parts: std::vec::IntoIter<Part>,
-    current: Option<Open>,
-    /// Bytes of plaintext still to come, padding included.
-    left: u64,
-    index: u64,
-    cipher: Cipher,
-}
-
-struct Open {
-    path: String,
-    at: u64,
-    bytes: u64,
-    content: Opened,
-}
-
-enum Opened {
-    Bytes(Bytes),
-    File(Arc<dyn DiskFile>),
-}
-
-impl Plain {
-    fn next_chunk(&mut self) -> Result<Vec<u8>, (String, io::Error)> {
-        let bytes = self.left.min(PLAIN_BYTES as u64) as usize;
-        let mut chunk = Vec::with_capacity(bytes + 16);
-        while chunk.len() < bytes {
-            let Some(open) = &mut self.current else {
-                match self.parts.next() {
-                    Some(part) => self.current = Some(open_part(part)?),
-                    // Padding.
-                    None => chunk.resize(bytes, 0),
-                }
-                continue;
-            };
-            let take = (open.bytes - open.at).min((bytes - chunk.len()) as u64) as usize;
-            match &open.content {
-                Opened::Bytes(data) => chunk.extend_from_slice(&data[open.at as usize..][..take]),
-                Opened::File(file) => {
-                    let start = chunk.len();
-                    chunk.resize(start + take, 0);
-                    file.read_exact_at(open.at, &mut chunk[start..]).map_err(|error| (open.path.clone(), error))?;
-                }
-            }
-            open.at += take as u64;
-            if open.at == open.bytes {
-                self.current = None;
-            }
-        }
-        self.cipher.seal(self.index, &mut chunk);
-        self.index += 1;
-        self.left -= bytes as u64;
-        Ok(chunk)
+/// This agent's key and those of `options`, each once.
+pub(super) fn readers(world: &World, identity: &Identity, options: &SealOptions) -> Result<Vec<Reader>, SealError> {
+    for certificate in &options.recipients {
+        let agent = certificate.agent();
+        certificate.verify(world.clock.wall()).map_err(|reason| SealError::Recipient { agent, reason })?;
     }
+    let agents = options.recipients.iter();
+    let agents = agents.map(|reader| Reader::agent(reader.agent(), reader.encryption_key()));
+    distinct(identity, agents.chain(options.groups.iter().map(Group::reader)))
 }
 
-fn open_part(part: Part) -> Result<Open, (String, io::Error)> {
-    let bytes = part.entry.bytes;
-    let (path, content) = match part.content {
-        Content::Bytes(data) => (part.entry.path, Opened::Bytes(data)),
-        Content::File { disk, path } => {
-            let file = disk.open(&path, OpenMode::Read).map_err(|error| (path.clone(), error))?;
-            if file.len().map_err(|error| (path.clone(), error))? != bytes {
-                let changed = io::Error::other("the file changed while it was sealed; seal it again");
-                return Err((path, changed));
-            }
-            (path, Opened::File(file))
+fn distinct(identity: &Identity, others: impl Iterator<Item = Reader>) -> Result<Vec<Reader>, SealError> {
+    let mut readers = vec![Reader::agent(identity.agent(), identity.encryption_key())];
+    for reader in others {
+        if !readers.iter().any(|known| known.is(&reader)) {
+            readers.push(reader);
         }
-    };
-    Ok(Open { path, at: 0, bytes, content })
+    }
+    if readers.len() > MAX_GRANTS {
+        return Err(SealError::TooManyRecipients { recipients: readers.len(), limit: MAX_GRANTS });
+    }
+    Ok(readers)
+}
+
+/// A manifest whose new contents are known but not sealed.
+pub(super) struct Draft {
+    /// Its time is set when it is sealed.
+    pub(super) manifest: Manifest,
+    /// What is to be sealed, in the order of the extents of part zero.
+    pub(super) pieces: Vec<Piece>,
+    /// Bytes of all blocks of each older content.
+    pub(super) older_tsizes: Vec<u64>,
+}
+
+impl Draft {
+    /// All of it new.
+    fn whole(planned: Vec<Planned>) -> Self {
+        let (mut entries, mut pieces, mut at) = (Vec::new(), Vec::new(), 0u64);
+        for Planned { path, folder, content } in planned {
+            let bytes = content.bytes();
+            let mut extents = Vec::new();
+            if bytes > 0 {
+                extents.push(Extent { part: 0, at, bytes });
+                pieces.push(Piece { content, at: 0, bytes });
+            }
+            at = at.saturating_add(bytes);
+            entries.push(ManifestEntry { path, bytes, folder, extents });
+        }
+        let manifest = Manifest { sealed_at: diai_core::WallTime::default(), entries, older: Vec::new() };
+        Self { manifest, pieces, older_tsizes: Vec::new() }
+    }
+
+    pub(super) async fn seal(
+        self,
+        world: &World,
+        store: &BlockStore,
+        readers: &[Reader],
+        keying: &Keying,
+        guard: Guard,
+    ) -> Result<Sealed, SealError> {
+        let Self { mut manifest, pieces, older_tsizes } = self;
+        if matches!(keying, Keying::Random) {
+            manifest.sealed_at = world.clock.wall();
+        }
+        let head = manifest.head().ok_or(SealError::ManifestTooLarge { limit: MAX_MANIFEST_BYTES })?;
+        let plain_bytes = manifest.plain_bytes(head.len() as u64);
+        let plain = Plain::new(head, pieces, plain_bytes);
+        let pool = &world.offload;
+        let (key, hashes) = match keying {
+            Keying::Random => (ContentKey::random(&*world.entropy), None),
+            Keying::Convergent(salt) => {
+                let (key, hashes) = stream::convergent_key(pool, salt, &plain).await?;
+                (key, Some(hashes))
+            }
+        };
+        let content = stream::import(store, pool, plain, &key, hashes).await?;
+        let grants =
+            grants::make(&*world.entropy, keying, readers, &content.root(), &key).map_err(ImportError::from)?;
+        let link = |cid, name: &str, tsize| Link { cid, name: name.to_owned(), tsize };
+        let mut links =
+            vec![link(content.root(), CONTENT, content.tsize()), link(grants.cid, GRANTS, grants.data.len() as u64)];
+        for (number, (older, tsize)) in manifest.older.iter().zip(older_tsizes).enumerate() {
+            links.push(link(older.cid, &super::open::older_name(number), tsize));
+        }
+        let folder = unixfs::build_folder(links, &Profile::UNIXFS_V1_2025)?;
+        let blocks = [grants].into_iter().chain(folder.blocks).collect();
+        store.put_many(blocks).await?;
+        let reused_bytes = manifest.content_bytes() - manifest.bytes_in(0);
+        Ok(Sealed { root: folder.root, tsize: folder.tsize, manifest, reused_bytes, _guard: guard })
+    }
 }
