@@ -60,10 +60,11 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    pub(super) fn is_more_than_roots(&self) -> bool {
+        self.strategy != ProvideStrategy::Roots
+    }
+
     pub(super) async fn run(self, changes: Arc<Changes>) {
-        if self.strategy == ProvideStrategy::Roots {
-            return;
-        }
         let clock = self.world.clock.clone();
         let mut stored = self.store.stored_events();
         let all = self.strategy == ProvideStrategy::All;

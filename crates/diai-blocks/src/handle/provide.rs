@@ -48,7 +48,8 @@ pub(super) struct Announcer {
 struct Shared {
     world: World,
     ipfs_dht: Option<IpfsDht>,
-    changes: Arc<Changes>,
+    /// Where somebody announces more than roots.
+    changes: Option<Arc<Changes>>,
     roots: Mutex<Roots>,
     wake: Notify,
     events: broadcast::Sender<ProvideEvent>,
@@ -64,15 +65,16 @@ impl Announcer {
     /// `extent` is what else is announced in the DHT of IPFS, if there is one.
     pub(super) fn start(world: World, extent: Option<Extent>, roots: BTreeSet<Cid>) -> Self {
         let ipfs_dht = extent.as_ref().map(|extent| extent.dht.clone());
-        let changes = Arc::<Changes>::default();
+        let more = extent.filter(Extent::is_more_than_roots).map(|extent| (extent, Arc::<Changes>::default()));
+        let changes = more.as_ref().map(|(_, changes)| changes.clone());
         for root in &roots {
             ipfs_dht.iter().for_each(|dht| dht.provide(*root.hash()));
         }
         let roots = Mutex::new(Roots { todo: roots.clone(), wanted: roots });
         let (wake, events) = (Notify::new(), broadcast::channel(EVENT_QUEUE).0);
-        let shared = Arc::new(Shared { world, ipfs_dht, changes: changes.clone(), roots, wake, events });
+        let shared = Arc::new(Shared { world, ipfs_dht, changes, roots, wake, events });
         let mut tasks = JoinSet::new();
-        if let Some(extent) = extent {
+        if let Some((extent, changes)) = more {
             tasks.spawn(extent.run(changes));
         }
         tasks.spawn(run(shared.clone()));
@@ -86,12 +88,12 @@ impl Announcer {
             self.shared.wake.notify_one();
             self.shared.ipfs_dht.iter().for_each(|dht| dht.provide(*cid.hash()));
         }
-        self.shared.changes.pinned(cid);
+        self.shared.changes.iter().for_each(|changes| changes.pinned(cid));
     }
 
     /// Blocks were collected.
     pub(super) fn collected(&self) {
-        self.shared.changes.lost();
+        self.shared.changes.iter().for_each(|changes| changes.lost());
     }
 
     pub(super) fn withdraw(&self, cid: Cid) {
@@ -100,7 +102,7 @@ impl Announcer {
         roots.todo.remove(&cid);
         drop(roots);
         self.shared.ipfs_dht.iter().for_each(|dht| dht.stop_providing(cid.hash()));
-        self.shared.changes.lost();
+        self.shared.changes.iter().for_each(|changes| changes.lost());
         if let Some(key) = provider_key(&cid) {
             self.shared.world.dht.stop_providing(&key);
         }
