@@ -17,7 +17,7 @@
 //! |---|---|
 //! | bytes of cached blocks, beyond what guards hold | [`CacheConfig::max_bytes`], at most half the store's quota |
 //! | cached blocks | [`CacheConfig::max_blocks`], 200 bytes of memory each |
-//! | counters | one byte for each 800 of the budget, 5 bytes for each of `max_blocks` at most |
+//! | counters | 5 bytes for each 4 KiB of the budget, twice that at worst, and no more than for `max_blocks` |
 //! | roots whose providers are remembered, CIDs that the DHT does not know | [`CacheConfig::max_roots`] of each |
 //!
 //! [`CacheConfig::max_bytes`]: crate::config::CacheConfig::max_bytes

@@ -49,7 +49,7 @@ impl Sketch {
     /// Counts `key` once more. `held` is how many keys are worth remembering now: all is halved after ten times as many.
     pub(super) fn count(&mut self, key: &impl Hash, held: usize) {
         let (first, step) = self.hash(key);
-        if !self.at_door(first, step, true) {
+        if !self.enter(first, step) {
             return self.age(held);
         }
         for row in 0..ROWS {
@@ -77,14 +77,14 @@ impl Sketch {
         least + u64::from((0..DOOR_HASHES).all(set))
     }
 
-    /// Whether it has come by before.
-    fn at_door(&mut self, first: u64, step: u64, enter: bool) -> bool {
+    /// Sets its bits; returns whether all were set, so that it has come by before.
+    fn enter(&mut self, first: u64, step: u64) -> bool {
         let mut known = true;
         for n in 0..DOOR_HASHES {
             let bit = first.rotate_left(32).wrapping_add(step.wrapping_mul(n)) & self.door_mask();
             let word = &mut self.door[(bit / 64) as usize];
             known &= *word >> (bit % 64) & 1 == 1;
-            *word |= u64::from(enter) << (bit % 64);
+            *word |= 1 << (bit % 64);
         }
         known
     }
