@@ -78,7 +78,7 @@ pub(super) struct Walk<'a> {
 }
 
 enum Event {
-    Rescued(Brought),
+    Rescued(Option<Brought>),
     Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
     Providers(Option<Vec<PeerId>>),
@@ -487,7 +487,8 @@ impl<'a> Walk<'a> {
             first.and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first()).copied().unwrap_or(self.root);
         let mut peers = self.missing.remove(cid.hash()).unwrap_or_default();
         peers.extend(self.fetcher.bitswap.asked(cid).await);
-        let asked = Asked { peers: peers.into_iter().collect(), providers: self.providers.0.iter().copied().collect() };
+        let (peers, providers) = (peers.into_iter().collect(), self.providers.0.iter().copied().collect());
+        let asked = Asked { peers, providers, last_resort: self.rescue.as_mut().and_then(Rescue::take_failure) };
         FetchError::NotFound { cid, asked }
     }
 }
