@@ -27,6 +27,7 @@ pub(crate) struct Agent {
     events: VecDeque<Value>,
     pub(crate) addrs: Vec<String>,
     peer: String,
+    gateway: Option<String>,
 }
 
 /// Builds the program.
@@ -47,8 +48,8 @@ pub(crate) fn example(name: &str) -> Outcome<PathBuf> {
 }
 
 impl Agent {
-    /// An agent with its data in `home`, which dials `peers`.
-    pub(crate) fn start(program: &Path, home: &Path, peers: &[&str]) -> Outcome<Self> {
+    /// An agent with its data in `home`, which dials `peers`, with `more` arguments.
+    pub(crate) fn start(program: &Path, home: &Path, peers: &[&str], more: &[&str]) -> Outcome<Self> {
         let mut command = Command::new(program);
         command.arg("--data-dir").arg(home).args(["--json", "--mdns", "off"]);
         command.args([
@@ -59,14 +60,16 @@ impl Agent {
             "--listen",
             "/ip4/127.0.0.1/udp/0/quic-v1",
         ]);
-        command.args(peers.iter().flat_map(|peer| ["--peer", peer])).env_remove("DIAI_PASSPHRASE");
+        command.args(peers.iter().flat_map(|peer| ["--peer", peer])).args(more).env_remove("DIAI_PASSPHRASE");
         let log = std::fs::File::create(home.with_extension("log"))?;
         let process = Process::spawn("the agent", command.stderr(log))?;
-        let mut agent = Self { process, events: VecDeque::new(), addrs: Vec::new(), peer: String::new() };
+        let mut agent =
+            Self { process, events: VecDeque::new(), addrs: Vec::new(), peer: String::new(), gateway: None };
         let ready = agent.next(|line| line["event"] == "ready")?;
         let addrs = ready["addrs"].as_array().ok_or("the agent says no addresses")?;
         agent.addrs = addrs.iter().filter_map(|addr| addr.as_str().map(str::to_owned)).collect();
         agent.peer = ready["peer"].as_str().ok_or("the agent does not say who it is")?.to_owned();
+        agent.gateway = ready["gateway"].as_str().map(str::to_owned);
         Ok(agent)
     }
 
@@ -78,6 +81,11 @@ impl Agent {
     /// Its peer id.
     pub(crate) fn peer(&self) -> &str {
         &self.peer
+    }
+
+    /// Where it serves blocks by HTTP.
+    pub(crate) fn gateway(&self) -> Outcome<&str> {
+        self.gateway.as_deref().ok_or_else(|| "the agent serves no gateway".into())
     }
 
     fn next(&mut self, wanted: impl Fn(&Value) -> bool) -> Outcome<Value> {

@@ -26,7 +26,8 @@ impl Helia {
         for name in ["helia-node.mjs", "node20-polyfill.mjs", "package.json", ".npmrc"] {
             fs::copy(root().join("xtask/peers/helia").join(name), dir.join(name))?;
         }
-        if !dir.join("node_modules").exists() {
+        // What was added last: there may be an older installation.
+        if !dir.join("node_modules/@helia/verified-fetch").exists() {
             let mut command = Command::new("npm");
             process::run(command.args(["install", "--no-audit", "--no-fund", "--silent"]).current_dir(&dir))?;
         }
@@ -53,6 +54,12 @@ impl Helia {
     pub(crate) fn get(&self, addr: &str, cid: &str, to: &Path) -> Outcome {
         let to = to.to_str().ok_or("the path is no text")?;
         process::run(&mut self.command(&["get", addr, cid, to, "--timeout", "120"])).map(drop)
+    }
+
+    /// Fetches `path`, which begins with `/ipfs/`, by HTTP from `gateway` alone.
+    pub(crate) fn verified_fetch(&self, gateway: &str, path: &str, to: &Path) -> Outcome {
+        let to = to.to_str().ok_or("the path is no text")?;
+        process::run(&mut self.command(&["verified-fetch", gateway, path, to])).map(drop)
     }
 
     /// Reads the file that a CAR holds.

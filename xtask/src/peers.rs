@@ -102,7 +102,7 @@ impl Lab {
     /// A new agent, connected to the peer at that address.
     fn agent(&self, home: &Path, to: Option<(&str, &str)>) -> Outcome<Agent> {
         let addrs: Vec<&str> = to.iter().map(|(addr, _)| *addr).collect();
-        let mut agent = Agent::start(&self.agent, home, &addrs)?;
+        let mut agent = Agent::start(&self.agent, home, &addrs, &[])?;
         if let Some((_, peer)) = to {
             agent.meets(peer)?;
         }

@@ -18,7 +18,7 @@ use diai_core::{Instant, PeerId, RecordKey, World};
 use parking_lot::Mutex;
 
 pub use account::{FetchAccount, SentBy, Via};
-pub use rescue::{Brought, LastResort};
+pub use rescue::{BringError, Brought, LastResort};
 pub use source::NetworkSource;
 
 use self::dag::{Scope, Walk};
@@ -44,6 +44,8 @@ pub struct Asked {
     pub peers: Vec<PeerId>,
     /// Those that the DHT named as providers; not all of them could be reached, perhaps.
     pub providers: Vec<PeerId>,
+    /// What became of it when the last resort was asked, if it was, and failed.
+    pub last_resort: Option<String>,
 }
 
 impl fmt::Display for Asked {
@@ -54,9 +56,10 @@ impl fmt::Display for Asked {
             _ => write!(f, "the local store, {} peers ({})", self.peers.len(), list(&self.peers))?,
         }
         match self.providers.len() {
-            0 => f.write_str("; the DHT names no provider"),
-            _ => write!(f, "; the DHT names {} providers ({})", self.providers.len(), list(&self.providers)),
+            0 => f.write_str("; the DHT names no provider")?,
+            _ => write!(f, "; the DHT names {} providers ({})", self.providers.len(), list(&self.providers))?,
         }
+        self.last_resort.as_ref().map_or(Ok(()), |failed| write!(f, "; {failed}"))
     }
 }
 

@@ -6,7 +6,7 @@
 mod common;
 mod web;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use common::{cbor_list, noise};
 use diai_blocks::{
@@ -248,7 +248,7 @@ async fn what_is_over_the_limit_of_answers_is_told_to_come_again() {
     // More than sockets hold.
     let root = unixfs::import_reader(&store, &noise(7, 48 << 20)[..], &Default::default()).await.unwrap().root();
     // Room for one CAR file.
-    let server = serve(&store, ServerConfig { max_sending_bytes: 0, ..any_port() }).await;
+    let server = serve(&store, ServerConfig { max_sending_bytes: 0, max_wait: Duration::ZERO, ..any_port() }).await;
     let slow = client(config(&[server.addr()]));
     let mut held = slow.car(Query::car(root, DagScope::All));
     held.next().await.unwrap().unwrap();

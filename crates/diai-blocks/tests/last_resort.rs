@@ -13,7 +13,7 @@ use std::{
 use common::{Agent, cbor_list, noise};
 use diai_blocks::{
     Block, BlockStore, Cid, RAW,
-    fetch::{Brought, FetchError, FetchOptions, Fetcher, LastResort},
+    fetch::{BringError, Brought, FetchError, FetchOptions, Fetcher, LastResort},
     handle::AddOptions,
     ipld,
 };
@@ -55,7 +55,7 @@ impl LastResort for Resort {
         false
     }
 
-    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Brought> {
+    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Result<Brought, BringError>> {
         self.asked.lock().unwrap().push((cid, whole));
         let (mut found, mut next) = (Vec::new(), vec![cid]);
         while let Some(block) = next.pop().and_then(|cid| self.blocks.get(&cid)) {
@@ -69,10 +69,11 @@ impl LastResort for Resort {
             async move {
                 let bytes = block.data.len() as u64;
                 store.put(block).await.unwrap();
-                Brought { blocks: 1, bytes }
+                Ok(Brought { blocks: 1, bytes })
             }
         };
-        stream::iter(found).then(put).boxed()
+        let end = stream::iter([Err("there is no more".into())]);
+        stream::iter(found).then(put).chain(end).boxed()
     }
 }
 
@@ -147,6 +148,7 @@ fn what_the_last_resort_lacks_is_not_found_and_it_is_not_asked_all_the_time() {
         assert!(matches!(failed, FetchError::NotFound { cid, .. } if cid == missing.cid), "{failed}");
         let often = resort.asked().iter().filter(|(cid, _)| *cid == missing.cid).count();
         assert!((2..=4).contains(&often), "{often}");
+        assert!(failed.to_string().ends_with("the DHT names no provider; there is no more"), "{failed}");
         assert!(agent.blocks.has(&root.cid), "what came stays");
     });
 }

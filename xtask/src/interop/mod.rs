@@ -5,6 +5,7 @@ mod content;
 mod crashes;
 mod dht;
 mod exchange;
+mod gateway;
 mod story;
 
 use std::{
@@ -43,9 +44,13 @@ pub(crate) struct Lab {
     pub(crate) kills: u32,
 }
 
+/// Of the swarm; the gateway's is the second after it.
+const KUBO_PORT: u16 = 24_101;
+
 type Check = (&'static str, fn(&Lab) -> Outcome);
 
-const CHECKS: &[&[Check]] = &[exchange::CHECKS, dht::CHECKS, cars::CHECKS, crashes::CHECKS, story::CHECKS];
+const CHECKS: &[&[Check]] =
+    &[exchange::CHECKS, dht::CHECKS, cars::CHECKS, gateway::CHECKS, crashes::CHECKS, story::CHECKS];
 
 /// Runs the checks; whether all passed.
 pub(crate) fn run(options: &Options) -> Outcome<bool> {
@@ -53,7 +58,7 @@ pub(crate) fn run(options: &Options) -> Outcome<bool> {
     let (agent, ipfs, helia) = (agent::build()?, kubo::install()?, Helia::install()?);
     let temporary = tempfile::tempdir()?;
     let dir = temporary.path().to_owned();
-    let kubo = Kubo::start(&ipfs, &dir.join("kubo"), 24_101, Routing::None)?;
+    let kubo = Kubo::start(&ipfs, &dir.join("kubo"), KUBO_PORT, Routing::None)?;
     let second = Kubo::start(&ipfs, &dir.join("second"), 24_111, Routing::None)?;
     let lab = Lab { dir, agent, ipfs, kubo, second, helia, kills: options.kills };
     let mut failed = 0;
@@ -91,14 +96,19 @@ impl Lab {
     /// An agent that is connected to `kubo`.
     pub(crate) fn agent_beside(&self, home: &Path, kubo: &Kubo, transport: &str) -> Outcome<Agent> {
         let addr = kubo.addrs.iter().find(|addr| addr.contains(transport)).ok_or("Kubo has no such address")?;
-        let mut agent = Agent::start(&self.agent, home, &[addr])?;
+        let mut agent = Agent::start(&self.agent, home, &[addr], &[])?;
         agent.meets(&kubo.peer)?;
         Ok(agent)
     }
 
     /// An agent that dials `peers`.
     pub(crate) fn agent(&self, home: &Path, peers: &[&str]) -> Outcome<Agent> {
-        Agent::start(&self.agent, home, peers)
+        Agent::start(&self.agent, home, peers, &[])
+    }
+
+    /// An agent that knows nobody, with `more` arguments.
+    pub(crate) fn lonely_agent(&self, home: &Path, more: &[&str]) -> Outcome<Agent> {
+        Agent::start(&self.agent, home, &[], more)
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) struct Walk<'a> {
 }
 
 enum Event {
-    Rescued(Brought),
+    Rescued(Option<Brought>),
     Stored(Result<(), FetchError>),
     Delivery(Option<Delivery>),
     Providers(Named),
@@ -488,7 +488,8 @@ impl<'a> Walk<'a> {
         if self.deliverers.is_empty() {
             self.fetcher.lookups.lock().failed(self.root.hash());
         }
-        let asked = Asked { peers: peers.into_iter().collect(), providers: self.lookups.providers.iter().collect() };
+        let (peers, providers) = (peers.into_iter().collect(), self.lookups.providers.iter().collect());
+        let asked = Asked { peers, providers, last_resort: self.rescue.as_mut().and_then(Rescue::take_failure) };
         FetchError::NotFound { cid, asked }
     }
 }

@@ -1,6 +1,6 @@
 //! What a fetch does when no peer has what it wants.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, sync::Arc, time::Duration};
 
 use cid::Cid;
 use diai_core::Instant;
@@ -29,10 +29,14 @@ pub trait LastResort: fmt::Debug + Send + Sync + 'static {
     fn sealed(&self) -> bool;
 
     /// Brings `cid`, and of a `whole` DAG all below it too, into `store`: what comes is checked, put there (by
-    /// [`put_fetched`](BlockStore::put_fetched)), and told. The
-    /// stream ends when no more comes, also when nothing did.
-    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Brought>;
+    /// [`put_fetched`](BlockStore::put_fetched)), and told. The stream ends when no more comes.
+    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Result<Brought, BringError>>;
 }
+
+/// Why no more came.
+pub type BringError = Box<dyn Error + Send + Sync>;
+
+type Coming = Option<Result<Brought, BringError>>;
 
 /// What has come into the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +50,7 @@ pub struct Brought {
 /// The last resort of one fetch.
 pub(super) struct Rescue {
     resort: Arc<dyn LastResort>,
-    coming: SelectAll<BoxStream<'static, Option<Brought>>>,
+    coming: SelectAll<BoxStream<'static, Coming>>,
     under_way: usize,
     /// Whether that is a whole DAG: nothing else is asked for meanwhile, as it may be part of it.
     whole: bool,
@@ -56,12 +60,23 @@ pub(super) struct Rescue {
     since: Instant,
     next: Instant,
     root_known: bool,
+    failure: Option<String>,
 }
 
 impl Rescue {
     pub(super) fn new(resort: Arc<dyn LastResort>, now: Instant) -> Self {
         let (coming, again) = (SelectAll::new(), BTreeMap::new());
-        Self { resort, coming, under_way: 0, whole: false, again, since: now, next: now, root_known: false }
+        Self {
+            resort,
+            coming,
+            under_way: 0,
+            whole: false,
+            again,
+            since: now,
+            next: now,
+            root_known: false,
+            failure: None,
+        }
     }
 
     /// A peer has sent something.
@@ -97,15 +112,24 @@ impl Rescue {
         self.next = now + AGAIN / 30;
     }
 
-    /// What has come; nothing is what ends one of those under way. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Brought {
-        let Some(brought) = self.coming.next().await else { return futures::future::pending().await };
-        if brought.is_none() {
-            self.under_way -= 1;
-            self.whole = false;
-            self.next = Instant::default();
+    /// What has come; `None` when one of those under way has ended, or failed. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Brought> {
+        match self.coming.next().await {
+            Some(Some(Ok(brought))) => return Some(brought),
+            Some(Some(Err(error))) => self.failure = Some(error.to_string()),
+            Some(None) => {
+                self.under_way -= 1;
+                self.whole = false;
+                self.next = Instant::default();
+            }
+            None => return futures::future::pending().await,
         }
-        brought.unwrap_or_default()
+        None
+    }
+
+    /// What went wrong last.
+    pub(super) fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
     }
 }
 
@@ -129,10 +153,8 @@ impl Walk<'_> {
     }
 
     /// Notes what the last resort has brought: the walk finds it here.
-    pub(super) fn rescued(&mut self, brought: Brought) -> Result<(), FetchError> {
-        if brought == Brought::default() {
-            return Ok(());
-        }
+    pub(super) fn rescued(&mut self, brought: Option<Brought>) -> Result<(), FetchError> {
+        let Some(brought) = brought else { return Ok(()) };
         self.last_block = self.fetcher.world.clock.now();
         if let Some(rescue) = &mut self.rescue {
             rescue.next = self.last_block;

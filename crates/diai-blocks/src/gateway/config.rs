@@ -66,13 +66,15 @@ pub struct ServerConfig {
     pub addr: SocketAddr,
     /// What may be served. Default all that is stored here.
     pub policy: Policy,
-    /// Connections; more are closed at once. Default 256.
+    /// Connections; more wait to be accepted. Default 1,024: browsers and Helia open one for each block of a file.
     pub max_connections: usize,
-    /// Answers under way; more get status 429. Default 64.
+    /// Answers under way; more wait. Default 64.
     pub max_requests: usize,
-    /// Bytes held for the answers under way: 12 MiB are reckoned for a CAR file, and a block for itself; more get status
-    /// 429. Default 192 MiB, at least 12 MiB.
+    /// Bytes held for the answers under way: 12 MiB are reckoned for a CAR file, and a block for itself; more wait.
+    /// Default 192 MiB, at least 12 MiB.
     pub max_sending_bytes: usize,
+    /// A request that waits longer for its turn gets status 429. Default 10 s.
+    pub max_wait: Duration,
     /// A request must have come as a whole, and a connection is closed that has none, after this time. Default 10 s.
     pub header_timeout: Duration,
     /// Who reads less than 64 KiB of an answer in this time is cut. Default 20 s.
@@ -88,9 +90,10 @@ impl Default for ServerConfig {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 8080)),
             policy: Policy::default(),
-            max_connections: 256,
+            max_connections: 1024,
             max_requests: 64,
             max_sending_bytes: 192 << 20,
+            max_wait: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             stall: Duration::from_secs(20),
             max_car_bytes: 1 << 40,

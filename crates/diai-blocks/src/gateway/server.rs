@@ -54,7 +54,7 @@ impl GatewayServer {
     pub fn serve(clock: Arc<dyn Clock>, store: BlockStore, config: ServerConfig, listener: Box<dyn Listen>) -> Self {
         let addr = listener.addr();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(clock, Arc::new(Shop::new(config, store)), listener));
+        tasks.spawn(accept(clock.clone(), Arc::new(Shop::new(config, store, clock)), listener));
         Self { addr, tasks: Mutex::new(tasks) }
     }
 
@@ -73,14 +73,14 @@ impl GatewayServer {
 async fn accept(clock: Arc<dyn Clock>, shop: Arc<Shop>, listener: Box<dyn Listen>) {
     let mut connections = JoinSet::new();
     loop {
+        // Whoever holds a connection and asks for nothing loses it soon, so that none waits for long.
+        let full = connections.len() >= shop.config.max_connections.max(1);
         let accepted = tokio::select! {
             biased;
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept(), if !full => accepted,
         };
         match accepted {
-            // Closed: to let it wait would be to let those in who hold on longest.
-            Ok(_) if connections.len() >= shop.config.max_connections => {}
             Ok(connection) => drop(connections.spawn(serve(clock.clone(), shop.clone(), connection))),
             Err(error) => {
                 tracing::debug!(%error, "no connection of the gateway could be accepted");

@@ -29,7 +29,8 @@ impl Origin {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
         let port = match authority.port() {
             Some(port) => port.as_str().parse().ok()?,
-            None if authority.as_str().ends_with(':') => return None,
+            // One that is no port.
+            None if authority.as_str().len() > authority.host().len() => return None,
             None => Self::default_port(https),
         };
         let host = authority.host().to_ascii_lowercase();
@@ -59,7 +60,11 @@ impl Origin {
     pub(super) fn follow(&self, location: &str) -> Option<(Self, String)> {
         let uri: Uri = location.parse().ok()?;
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let origin = if uri.scheme().is_none() && uri.authority().is_none() && location.starts_with('/') {
+        let origin = if uri.scheme().is_none()
+            && uri.authority().is_none()
+            && location.starts_with('/')
+            && !location.starts_with("//")
+        {
             Self { prefix: String::new(), ..self.clone() }
         } else {
             Self::of(&uri)?

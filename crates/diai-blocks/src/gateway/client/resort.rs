@@ -8,9 +8,9 @@ use futures::{
 
 use super::GatewayClient;
 use crate::{
-    Block, BlockStore,
-    fetch::{Brought, LastResort},
-    gateway::{DagScope, NoGateway, Query},
+    Block, BlockStore, PutError,
+    fetch::{BringError, Brought, LastResort},
+    gateway::{DagScope, Query},
 };
 
 impl LastResort for GatewayClient {
@@ -22,36 +22,24 @@ impl LastResort for GatewayClient {
         self.0.config.sealed
     }
 
-    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Brought> {
+    fn bring(&self, cid: Cid, whole: bool, store: BlockStore) -> BoxStream<'static, Result<Brought, BringError>> {
         let client = self.clone();
         let groups = if whole {
             client.car(Query::car(cid, DagScope::All))
         } else {
             stream::once(async move { client.block(cid).await.map(|block| vec![block]) }).boxed()
         };
-        let stored = groups.scan(store, move |store, group| {
-            let store = store.clone();
-            async move { put(cid, group, &store).await }
+        // What cannot be stored ends it, as what a gateway does wrong does.
+        let stored = stream::try_unfold((groups, store), |(mut groups, store)| async move {
+            let Some(group) = groups.next().await.transpose()? else { return Ok(None) };
+            Ok(Some((put(group, &store).await?, (groups, store))))
         });
         stored.boxed()
     }
 }
 
-async fn put(cid: Cid, group: Result<Vec<Block>, NoGateway>, store: &BlockStore) -> Option<Brought> {
-    let group = match group {
-        Ok(group) => group,
-        Err(error) => {
-            tracing::debug!(%error, "gateways were asked in vain");
-            return None;
-        }
-    };
-    let brought =
-        Brought { blocks: group.len() as u64, bytes: group.iter().map(|block| block.data.len() as u64).sum() };
-    match store.put_fetched(group).await {
-        Ok(()) => Some(brought),
-        Err(error) => {
-            tracing::warn!(%cid, %error, "what a gateway sent cannot be stored");
-            None
-        }
-    }
+async fn put(group: Vec<Block>, store: &BlockStore) -> Result<Brought, PutError> {
+    let (blocks, bytes) = (group.len() as u64, group.iter().map(|block| block.data.len() as u64).sum());
+    store.put_fetched(group).await?;
+    Ok(Brought { blocks, bytes })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cid::Cid;
+use diai_core::{Clock, timeout_at};
 use hyper::{
     Method, Request, Response, StatusCode,
     header::{self, HeaderMap, HeaderName, HeaderValue},
@@ -31,6 +32,7 @@ const IMMUTABLE: &str = "public, max-age=29030400, immutable";
 pub(super) struct Shop {
     pub(super) config: ServerConfig,
     pub(super) store: BlockStore,
+    clock: Arc<dyn Clock>,
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
 }
@@ -87,10 +89,10 @@ impl From<ReadError> for Refused {
 }
 
 impl Shop {
-    pub(super) fn new(config: ServerConfig, store: BlockStore) -> Self {
+    pub(super) fn new(config: ServerConfig, store: BlockStore, clock: Arc<dyn Clock>) -> Self {
         let requests = Arc::new(Semaphore::new(config.max_requests.clamp(1, Semaphore::MAX_PERMITS)));
         let bytes = config.max_sending_bytes.clamp(CAR_BYTES, u32::MAX as usize);
-        Self { config, store, requests, bytes: Arc::new(Semaphore::new(bytes)) }
+        Self { config, store, clock, requests, bytes: Arc::new(Semaphore::new(bytes)) }
     }
 
     pub(super) async fn answer<B>(&self, request: Request<B>) -> Response<Answer> {
@@ -111,7 +113,7 @@ impl Shop {
         let value = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let query = Query::parse(target, value(header::ACCEPT))?;
-        let requests = self.requests.clone().try_acquire_owned().map_err(|_| Refused::busy())?;
+        let requests = self.turn(&self.requests, 1).await?;
         self.judge(&query.cid)?;
         self.present(&query.cid, value(header::CACHE_CONTROL))?;
         let resolved = resolve(&self.store, query.cid, &query.path).await?;
@@ -131,7 +133,7 @@ impl Shop {
             _ if known => empty(StatusCode::NOT_MODIFIED),
             None => self.raw(&query.cid, head, requests).await?,
             Some(_) if head => empty(StatusCode::OK),
-            Some(scope) => self.car(&resolved, scope, requests)?,
+            Some(scope) => self.car(&resolved, scope, requests).await?,
         };
         describe(response.headers_mut(), &query, &resolved, &tag);
         Ok(response)
@@ -154,10 +156,15 @@ impl Shop {
         Err(Refused(if cached { StatusCode::PRECONDITION_FAILED } else { status }, text))
     }
 
-    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
-        // A block has at most 2 MiB.
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bytes.clone().try_acquire_many_owned(bytes).map_err(|_| Refused::busy())
+    /// A turn among those who wait for it: clients ask for the blocks of a file all at once.
+    async fn turn(&self, turns: &Arc<Semaphore>, count: usize) -> Result<OwnedSemaphorePermit, Refused> {
+        // A CAR file counts as the most.
+        let count = u32::try_from(count.min(CAR_BYTES)).unwrap_or(u32::MAX);
+        let deadline = self.clock.now() + self.config.max_wait;
+        match timeout_at(&*self.clock, deadline, turns.clone().acquire_many_owned(count)).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(Refused::busy()),
+        }
     }
 
     async fn raw(&self, cid: &Cid, head: bool, request: OwnedSemaphorePermit) -> Result<Response<Answer>, Refused> {
@@ -165,7 +172,7 @@ impl Shop {
         let mut response = if head {
             empty(StatusCode::OK)
         } else {
-            let room = self.room(size as usize)?;
+            let room = self.turn(&self.bytes, size as usize).await?;
             let data = self.store.get(cid).await?.ok_or_else(|| Refused::missing(cid))?;
             Response::new(Answer::whole(data, vec![request, room]))
         };
@@ -173,13 +180,13 @@ impl Shop {
         Ok(response)
     }
 
-    fn car(
+    async fn car(
         &self,
         resolved: &Resolved,
         scope: Scope,
         request: OwnedSemaphorePermit,
     ) -> Result<Response<Answer>, Refused> {
-        let room = self.room(CAR_BYTES)?;
+        let room = self.turn(&self.bytes, CAR_BYTES).await?;
         let options = ExportOptions {
             max_bytes: self.config.max_car_bytes,
             max_blocks: self.config.max_car_blocks,
