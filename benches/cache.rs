@@ -89,7 +89,7 @@ fn measure(
     let sides = [Side::new(&agent, None), Side::new(&plain, Some(budget))].map(Arc::new);
     let asking = |side: &Arc<Side>| asking(side.clone(), Questions::new(trace, cids.clone(), keys), asks);
     let contenders = [("W-TinyLFU", asking(&sides[0])), ("LRU", asking(&sides[1]))];
-    let plan = Plan { turn: 1, samples: 10, pieces: 2, throughput: None };
+    let plan = Plan { turn: 1, samples: 10, pieces: 1, throughput: None };
     contest::run(bench, &format!("cache/{}", trace.name), plan, contenders);
     let [ours, lru] = sides.each_ref().map(|side| side.tally());
     let missing = (ours.missing + lru.missing) / 2;
