@@ -40,7 +40,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<()> {
     let contenders = [("diai find", ours), ("DHT providers", providers)];
     let [ours, providers] = contest::run(bench, "find", plan, contenders);
     bench.card.add(Row {
-        what: "find by capability among 20 agents, first verified record, p50 (p99)",
+        what: "find by capability among 20 agents, already known, from the local index, p50 (p99)",
         ours: format!("{} ({})", short(ours.p50()), short(ours.p99())),
         bare: format!("the DHT's lookup of providers {}, unverified", short(providers.p50())),
         ratio: format!("{:.2}x the lookup, by {} agents that just joined", ours.over(&providers), ours.len()),

@@ -31,7 +31,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut agents = Vec::new();
     while let Some(found) = found.next().await {
         let record = found.record.record();
-        println!("{} can do {:?} {:?}", record.agent, record.capabilities, record.attributes);
+        let paths: Vec<_> = record.capabilities.iter().map(ToString::to_string).collect();
+        println!("{} can do {}", record.agent, paths.join(", "));
         agents.push(record.agent);
     }
     assert!(agents.contains(&jeweller.id()) && agents.contains(&architect.id()), "both are found");

@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let said = asker.tasks().content(output.stdout()).await?;
 
     println!("{} ran it: {}", output.worker, String::from_utf8_lossy(&said).trim());
-    println!("it used {:?}", output.usage);
+    println!("it used {} units of fuel in {} ms", output.usage.fuel, output.usage.wall_ms);
     assert_eq!(output.worker, worker.id());
 
     asker.shutdown().await;

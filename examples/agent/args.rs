@@ -1,12 +1,13 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, ValueEnum};
-use diai::{Multiaddr, blocks::config::ProvideStrategy};
+use diai::{CapabilityPath, Multiaddr, blocks::config::ProvideStrategy};
 
 /// A diAI agent, driven by commands on standard input (`help` lists them).
 #[derive(Debug, Parser)]
 #[command(
     name = "agent",
+    version,
     after_help = "The key file's passphrase comes from DIAI_PASSPHRASE, or from a prompt on a terminal."
 )]
 pub(crate) struct Args {
@@ -21,7 +22,10 @@ pub(crate) struct Args {
     pub(crate) peer: Vec<Multiaddr>,
     /// Something this agent can do, such as modeling/3d/jewelry (repeatable)
     #[arg(long, value_name = "PATH")]
-    pub(crate) capability: Vec<String>,
+    pub(crate) capability: Vec<CapabilityPath>,
+    /// Whether to run WASM programs of any agent that can reach this one, sandboxed and within limits
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) serve_tasks: Switch,
     /// Whether to find peers of the local network by multicast DNS
     #[arg(long, value_enum, default_value = "on")]
     pub(crate) mdns: Switch,

@@ -11,19 +11,21 @@ id                                        who this agent is, and where it can be
 peers                                     connected devices
 find PATH                                 agents with a capability, or one below it
 send AGENT TEXT                           send a text
-call AGENT SERVICE TEXT|@FILE             call a service and show its answer
-add PATH [--profile NAME]                 add a file or folder, as IPFS nodes do under unixfs-v1-2025 or unixfs-v0-2015
+call AGENT SERVICE TEXT|@FILE             call a service and show its answer (every `agent` serves echo and text)
+add PATH [--profile NAME]                 add a file or folder and pin it, as IPFS nodes do under unixfs-v1-2025 or
+                                          unixfs-v0-2015
 add PATH --for AGENT... [--convergent] [--replaces CID]
                                           the same, encrypted for agents and this one (--convergent alone: for this one);
                                           convergent: the same gets the same CID, for all to see; replaces: a newer
                                           version of something encrypted, of which what has not changed is used again
-stat CID                                  what it is, its bytes, blocks and links
-ls CID                                    the entries of a folder
-cat CID [--offset N] [--length N]         bytes of a file; no more of it is fetched than they lie in
+stat CID [--within SECONDS]               what it is, its bytes, blocks and links
+ls CID [--within SECONDS]                 the entries of a folder
+cat CID [--offset N] [--length N] [--within SECONDS]
+                                          bytes of a file; no more of it is fetched than they lie in
 get CID OUT [--within SECONDS]            fetch content, decrypted if it is for this agent, to a file or folder
 export CID FILE.car [--within SECONDS]    write all blocks of a DAG that can be had to a new CAR file
 import FILE.car                           add the blocks of a CAR file, and pin its roots
-pin CID [NAME]                            fetch what is missing of something, keep it, and say that it is here
+pin CID [NAME] [--within SECONDS]         fetch what is missing of something, keep it, and say that it is here
 unpin CID                                 keep something no more
 pins                                      what is kept
 gc                                        remove what is not kept
@@ -31,12 +33,13 @@ verify                                    hash every block, and look whether all
 providers CID                             who says to have something
 run PROGRAM.wasm [--input FILE]... [--capability PATH] [--fuel N] [--time-limit-s N] [--memory-limit-mib N]
     [--output-limit-mib N]                run a program on the best agent, or here
+                                          (--within: 60 s if it is left out, and 600 s for pin)
 status                                    what this agent has and does
 help                                      this list
 quit                                      end gracefully (so does the end of input)";
 
-/// How long `get` and `export` look, if they are not told.
-const GET_WITHIN: Duration = Duration::from_secs(60);
+/// How long the commands that fetch look, if they are not told.
+const FETCH_WITHIN: Duration = Duration::from_secs(60);
 /// What `cat` shows at most.
 const MAX_SHOWN_BYTES: u64 = 1 << 20;
 
@@ -48,9 +51,9 @@ pub(crate) enum Command {
     Send { to: AgentId, text: String },
     Call { to: AgentId, service: String, body: Body },
     Add(Add),
-    Stat(Cid),
-    Ls(Cid),
-    Cat { cid: Cid, offset: u64, length: u64 },
+    Stat { cid: Cid, within: Duration },
+    Ls { cid: Cid, within: Duration },
+    Cat { cid: Cid, offset: u64, length: u64, within: Duration },
     Get { cid: Cid, out: PathBuf, within: Duration },
     Export { cid: Cid, out: PathBuf, within: Duration },
     Import { path: PathBuf },
@@ -105,6 +108,9 @@ impl Command {
             "find" => Ok(Self::Find(capability(rest)?)),
             "send" => {
                 let (to, text) = split(rest);
+                if text.is_empty() {
+                    return Err("send needs an agent and a text".into());
+                }
                 Ok(Self::Send { to: agent(to)?, text: text.to_owned() })
             }
             "call" => {
@@ -113,13 +119,22 @@ impl Command {
                 if service.is_empty() {
                     return Err("call needs an agent, a service, and a text or @FILE".into());
                 }
+                if text == "@" {
+                    return Err("@ needs a file name".into());
+                }
                 let file = |file: &str| Body::File(file.into());
                 let body = text.strip_prefix('@').map_or_else(|| Body::Text(text.to_owned()), file);
                 Ok(Self::Call { to: agent(to)?, service: service.to_owned(), body })
             }
             "add" => Self::add(words(rest)?),
-            "stat" => Ok(Self::Stat(cid(rest)?)),
-            "ls" => Ok(Self::Ls(cid(rest)?)),
+            "stat" => {
+                let (cid, within) = looked_at(name, &words(rest)?)?;
+                Ok(Self::Stat { cid, within })
+            }
+            "ls" => {
+                let (cid, within) = looked_at(name, &words(rest)?)?;
+                Ok(Self::Ls { cid, within })
+            }
             "cat" => Self::cat(words(rest)?),
             "get" => {
                 let (cid, out, within) = from_to(name, &words(rest)?)?;
@@ -174,17 +189,22 @@ impl Command {
     }
 
     fn cat(words: Vec<String>) -> Result<Self, String> {
-        let (mut file, mut offset, mut length) = (None, 0, MAX_SHOWN_BYTES);
+        let (mut file, mut offset, mut length, mut within) = (None, 0, MAX_SHOWN_BYTES, FETCH_WITHIN);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--offset" => offset = number(&word, words.next())?,
                 "--length" => length = number(&word, words.next())?.min(MAX_SHOWN_BYTES),
+                "--within" => within = seconds(&word, words.next())?,
                 _ if file.is_none() => file = Some(cid(&word)?),
-                _ => return Err(format!("cat takes one CID, --offset N and --length N; what is {word:?}?")),
+                _ => {
+                    return Err(format!(
+                        "cat takes one CID, --offset N, --length N and --within SECONDS; what is {word:?}?"
+                    ));
+                }
             }
         }
-        Ok(Self::Cat { cid: file.ok_or("cat needs a CID")?, offset, length })
+        Ok(Self::Cat { cid: file.ok_or("cat needs a CID")?, offset, length, within })
     }
 
     fn run(words: Vec<String>) -> Result<Self, String> {
@@ -195,7 +215,10 @@ impl Command {
                 "--input" => inputs.push(words.next().ok_or("--input needs a file")?.into()),
                 "--capability" => path = Some(capability(&words.next().ok_or("--capability needs a path")?)?),
                 "--fuel" => limits.fuel = number(&word, words.next())?,
-                "--time-limit-s" => limits.time = seconds(&word, words.next())?,
+                "--time-limit-s" => match seconds(&word, words.next())? {
+                    Duration::ZERO => return Err("--time-limit-s needs at least 1".into()),
+                    time => limits.time = time,
+                },
                 "--memory-limit-mib" => limits.memory_bytes = mebibytes(&word, words.next())?,
                 "--output-limit-mib" => limits.output_bytes = mebibytes(&word, words.next())?,
                 _ if program.is_none() && !word.starts_with("--") => program = Some(word.into()),
@@ -218,23 +241,37 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 /// What `get` and `export` take.
 fn from_to(name: &str, words: &[String]) -> Result<(Cid, PathBuf, Duration), String> {
     let (cid, out, within) = match words {
-        [cid, out] => (cid, out, GET_WITHIN),
+        [cid, out] => (cid, out, FETCH_WITHIN),
         [cid, out, option, within] if option == "--within" => (cid, out, seconds(option, Some(within.clone()))?),
         _ => return Err(format!("{name} needs a CID and where to write it, and may have --within SECONDS")),
     };
-    let cid = cid.parse().map_err(|error| format!("{cid:?} is no CID: {error}"))?;
-    Ok((cid, out.into(), within))
+    Ok((self::cid(cid)?, out.into(), within))
+}
+
+/// What `stat` and `ls` take.
+fn looked_at(name: &str, words: &[String]) -> Result<(Cid, Duration), String> {
+    match words {
+        [word] => Ok((cid(word)?, FETCH_WITHIN)),
+        [word, option, within] if option == "--within" => Ok((cid(word)?, seconds(option, Some(within.clone()))?)),
+        _ => Err(format!("{name} needs a CID, and may have --within SECONDS")),
+    }
 }
 
 fn agent(text: &str) -> Result<AgentId, String> {
+    if text.is_empty() {
+        return Err("an agent is needed, as its did:key; peers and find show those that are known".into());
+    }
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
-fn cid(text: &str) -> Result<Cid, String> {
-    text.parse().map_err(|error| format!("{text:?} is no CID: {error}"))
+pub(crate) fn cid(text: &str) -> Result<Cid, String> {
+    text.parse().map_err(|error| format!("{text:?} is no CID, which looks like bafy... or Qm...: {error}"))
 }
 
 fn capability(text: &str) -> Result<CapabilityPath, String> {
+    if text.is_empty() {
+        return Err("a capability path is needed, such as modeling/3d".into());
+    }
     text.parse().map_err(|error| format!("{text:?} is no capability: {error}"))
 }
 
@@ -244,7 +281,7 @@ fn number(option: &str, value: Option<String>) -> Result<u64, String> {
 }
 
 /// At most a day.
-fn seconds(option: &str, value: Option<String>) -> Result<Duration, String> {
+pub(crate) fn seconds(option: &str, value: Option<String>) -> Result<Duration, String> {
     Ok(Duration::from_secs(number(option, value)?.min(86_400)))
 }
 

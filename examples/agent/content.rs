@@ -14,7 +14,6 @@ use serde_json::{Value, json};
 
 use crate::output::Failure;
 
-const WITHIN: Duration = Duration::from_secs(60);
 /// The largest folder that `ls` shows.
 const MAX_LISTED: usize = 10_000;
 /// The largest DAG whose blocks `stat` counts.
@@ -23,8 +22,8 @@ const MAX_COUNTED: usize = 1_000_000;
 const SIDE_BY_SIDE: usize = 16;
 
 /// Where blocks come from: here, or others that have them.
-fn source(agent: &Agent) -> impl BlockSource + use<> {
-    let deadline = agent.world().clock.now() + WITHIN;
+fn source(agent: &Agent, within: Duration) -> impl BlockSource + use<> {
+    let deadline = agent.world().clock.now() + within;
     agent.blocks().fetcher().source(FetchOptions::until(deadline))
 }
 
@@ -48,8 +47,8 @@ fn kind(stat: &Stat) -> &'static str {
 }
 
 /// What `cid` is: its kind, the bytes of its content, the blocks of its DAG (each once), and the links of its root.
-pub(crate) async fn stat(agent: &Agent, cid: Cid) -> Result<Value, Failure> {
-    let source = source(agent);
+pub(crate) async fn stat(agent: &Agent, cid: Cid, within: Duration) -> Result<Value, Failure> {
+    let source = source(agent, within);
     let root = source.block(cid).await.map_err(|error| failure(error.into()))?;
     let unixfs = matches!(cid.codec(), RAW | DAG_PB);
     let mut answer = if !unixfs {
@@ -85,8 +84,8 @@ pub(crate) async fn stat(agent: &Agent, cid: Cid) -> Result<Value, Failure> {
 }
 
 /// Bytes of a file: as text if they are, else in hexadecimal digits.
-pub(crate) async fn cat(agent: &Agent, cid: Cid, offset: u64, length: u64) -> Result<Value, Failure> {
-    let deadline = agent.world().clock.now() + WITHIN;
+pub(crate) async fn cat(agent: &Agent, cid: Cid, offset: u64, length: u64, within: Duration) -> Result<Value, Failure> {
+    let deadline = agent.world().clock.now() + within;
     let range = offset..offset.saturating_add(length);
     let read = agent.blocks().read_range(cid, range, deadline).await.map_err(|error| match error {
         ContentError::Read(error) => failure(error),
@@ -101,13 +100,19 @@ pub(crate) async fn cat(agent: &Agent, cid: Cid, offset: u64, length: u64) -> Re
 }
 
 /// The entries of a folder. The bytes of a file of one raw block are what its folder says; such blocks are not fetched.
-pub(crate) async fn ls(agent: &Agent, cid: Cid) -> Result<Value, Failure> {
-    let source = source(agent);
+pub(crate) async fn ls(agent: &Agent, cid: Cid, within: Duration) -> Result<Value, Failure> {
+    let source = source(agent, within);
     if cid.codec() == DAG_PB && sealed::is_sealed(&source, cid).await.map_err(failure)? {
         let text = format!("{cid} is sealed: get {cid} OUT opens it, if it was granted to this agent");
         return Err(Failure::new("sealed", text));
     }
-    let entries = unixfs::entries(&source, cid, MAX_LISTED).await.map_err(failure)?;
+    let entries = unixfs::entries(&source, cid, MAX_LISTED).await.map_err(|error| match error {
+        ReadError::Codec { codec: RAW, .. } | ReadError::NotAFolder { .. } => {
+            let text = format!("{cid} is a file, not a folder; get {cid} OUT writes it");
+            Failure::new("not_a_folder", text)
+        }
+        error => failure(error),
+    })?;
     let source = &source;
     let entries = stream::iter(entries).map(|entry| listed(source, entry)).buffered(SIDE_BY_SIDE);
     Ok(json!({ "entries": entries.collect::<Vec<_>>().await }))

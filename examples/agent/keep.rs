@@ -8,9 +8,12 @@ use diai::{
 };
 use serde_json::{Value, json};
 
-use crate::output::Failure;
+use crate::{
+    command::{cid, seconds},
+    output::Failure,
+};
 
-/// How long `pin` waits for what is missing.
+/// How long `pin` waits for what is missing, if it is not told.
 const PIN_WITHIN: Duration = Duration::from_secs(600);
 const PROVIDERS_WITHIN: Duration = Duration::from_secs(20);
 /// Providers that are shown.
@@ -18,7 +21,7 @@ const MAX_PROVIDERS: usize = 100;
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum Keep {
-    Pin { cid: Cid, name: Option<String> },
+    Pin { cid: Cid, name: Option<String>, within: Duration },
     Unpin(Cid),
     Pins,
     Gc,
@@ -28,11 +31,11 @@ pub(crate) enum Keep {
 
 impl Keep {
     pub(crate) fn parse(name: &str, words: &[String]) -> Result<Self, String> {
-        let cid = |text: &String| text.parse().map_err(|error| format!("{text:?} is no CID: {error}"));
         match (name, words) {
-            ("pin", [root]) => Ok(Self::Pin { cid: cid(root)?, name: None }),
-            ("pin", [root, name]) => Ok(Self::Pin { cid: cid(root)?, name: Some(name.clone()) }),
-            ("pin", _) => Err("pin needs a CID, and may have a name".into()),
+            ("pin", [pinned @ .., option, within]) if option == "--within" && !pinned.is_empty() => {
+                Self::pin(pinned, seconds(option, Some(within.clone()))?)
+            }
+            ("pin", pinned) => Self::pin(pinned, PIN_WITHIN),
             ("unpin", [root]) => Ok(Self::Unpin(cid(root)?)),
             ("providers", [root]) => Ok(Self::Providers(cid(root)?)),
             ("unpin" | "providers", _) => Err(format!("{name} needs a CID")),
@@ -42,11 +45,19 @@ impl Keep {
             _ => Err(format!("{name} takes nothing after it")),
         }
     }
+
+    fn pin(words: &[String], within: Duration) -> Result<Self, String> {
+        match words {
+            [root] => Ok(Self::Pin { cid: cid(root)?, name: None, within }),
+            [root, name] => Ok(Self::Pin { cid: cid(root)?, name: Some(name.clone()), within }),
+            _ => Err("pin needs a CID, and may have a name and --within SECONDS".into()),
+        }
+    }
 }
 
 pub(crate) async fn perform(agent: &Agent, command: Keep) -> Result<Value, Failure> {
     match command {
-        Keep::Pin { cid, name } => pin(agent, cid, name).await,
+        Keep::Pin { cid, name, within } => pin(agent, cid, name, within).await,
         Keep::Unpin(cid) => {
             let unpinned = agent.blocks().unpin(cid).await.map_err(store)?;
             if unpinned { Ok(json!({ "cid": cid.to_string() })) } else { Err(not_pinned(cid)) }
@@ -80,9 +91,9 @@ fn not_pinned(cid: Cid) -> Failure {
     Failure::new("not_found", format!("{cid} is not pinned; pins lists what is"))
 }
 
-async fn pin(agent: &Agent, cid: Cid, name: Option<String>) -> Result<Value, Failure> {
+async fn pin(agent: &Agent, cid: Cid, name: Option<String>, within: Duration) -> Result<Value, Failure> {
     let options = PinOptions { name, ..PinOptions::default() };
-    let fetch = FetchOptions::until(agent.world().clock.now() + PIN_WITHIN);
+    let fetch = FetchOptions::until(agent.world().clock.now() + within);
     agent.blocks().pin_with(cid, &options, &fetch).await.map_err(|error| {
         let code = match &error {
             PinContentError::Fetch(FetchError::NotFound { .. }) => "not_found",

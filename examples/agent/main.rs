@@ -56,7 +56,11 @@ async fn main() -> ExitCode {
     let code = match run(args, output.clone(), end, ending).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.answer(Err(failure)).await;
+            if output.json {
+                output.answer(Err(failure)).await;
+            } else {
+                eprintln!("error ({}): {}", failure.code, failure.message);
+            }
             ExitCode::FAILURE
         }
     };
@@ -77,17 +81,23 @@ async fn run(
     let interrupted = Interrupted::new().map_err(|error| Failure::new("start", error))?;
     let mut watching = JoinSet::new();
     watching.spawn(interrupted.watch(end));
+    let serves_tasks = args.serve_tasks == Switch::On;
     let (ready, is_ready) = watch::channel(false);
     let agent = start(args, passphrase, &output, is_ready).await?;
     let mut events = agent.events();
     output.event("ready", perform::id(&agent)).await;
+    if serves_tasks && !output.json {
+        output
+            .text("  it runs WASM programs of any agent that can reach it; --serve-tasks off runs none".to_owned())
+            .await;
+    }
     ready.send_replace(true);
     let mut lines = input::lines();
     loop {
         tokio::select! {
             biased;
             () = told(&mut ending) => break,
-            Some(event) = events.next() => show(&output, event),
+            Some(event) = events.next() => show(&agent, &output, event),
             line = lines.recv() => {
                 let Some(line) = line else { break };
                 if !obey(&agent, &output, line, &mut events, &mut ending).await {
@@ -139,7 +149,7 @@ async fn obey(
                 output.answer(answer).await;
                 return true;
             }
-            Some(event) = events.next() => show(output, event),
+            Some(event) = events.next() => show(agent, output, event),
         }
     }
 }
@@ -169,7 +179,7 @@ async fn start(
         .data_dir(&args.data_dir)
         .preset(Preset::Lan)
         .mdns(args.mdns == Switch::On)
-        .serve_tasks(true)
+        .serve_tasks(args.serve_tasks == Switch::On)
         .service("echo", |request| async move { Ok(request.body.into()) })
         .service("text", show);
     let server = args.serve_gateway.map(|addr| gateway::ServerConfig { addr, ..gateway::ServerConfig::default() });
@@ -183,7 +193,7 @@ async fn start(
     });
     builder = args.listen.into_iter().fold(builder, |builder, addr| builder.listen(addr));
     builder = args.peer.into_iter().fold(builder, |builder, addr| builder.contact(addr));
-    builder = args.capability.into_iter().fold(builder, |builder, path| builder.capability(path));
+    builder = args.capability.into_iter().fold(builder, |builder, path| builder.capability(path.as_str()));
     if let Some(passphrase) = passphrase {
         builder = builder.passphrase(passphrase);
     }
@@ -226,13 +236,17 @@ fn passphrase(data_dir: &Path) -> Result<Option<String>, Failure> {
     Ok(Some(first).filter(|passphrase| !passphrase.is_empty()))
 }
 
-fn show(output: &Output, event: Event) {
+fn show(agent: &Agent, output: &Output, event: Event) {
     match event {
         Event::Peer(PeerEvent::Connected(peer)) => {
             let agent = peer.agent.map(|agent| agent.to_string());
             output.hint("connected", json!({ "peer": peer.peer.to_string(), "agent": agent }));
         }
-        Event::Peer(PeerEvent::Disconnected(peer)) => output.hint("disconnected", json!({ "peer": peer.to_string() })),
+        Event::Peer(PeerEvent::Disconnected(peer)) => {
+            let agent = agent.discovery().known().into_iter().find(|record| record.peer == peer);
+            let agent = agent.map(|record| record.agent.to_string());
+            output.hint("disconnected", json!({ "peer": peer.to_string(), "agent": agent }));
+        }
         other => tracing::debug!(?other, "event"),
     }
 }

@@ -77,6 +77,7 @@ impl Output {
         self.text(match (self.json, answer) {
             (true, Ok(fields)) => line(&Line::Done { ok: true, fields }),
             (true, Err(error)) => line(&Line::Failed { ok: false, error }),
+            (false, Ok(fields)) if fields.as_object().is_some_and(Map::is_empty) => "ok".to_owned(),
             (false, Ok(fields)) => readable(&fields),
             (false, Err(Failure { code, message })) => format!("error ({code}): {message}"),
         })

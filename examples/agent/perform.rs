@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, io::ErrorKind, path::Path, sync::Arc, time::Duration};
 
 use diai::{
-    Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, TaskSpec,
+    Agent, AgentId, Bytes, CallOptions, Calls, Cid, FindOptions, Multiaddr, Refusal, TaskSpec,
     blocks::{
         AddOptions, ContentError, FetchError, FetchOptions,
         sealed::{Keying, OpenError, Salt},
@@ -44,6 +44,8 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
                     json!({
                         "agent": record.agent.to_string(),
                         "addrs": addrs(&record.addrs),
+                        "connected": agent.world().network.peer(record.peer).is_some(),
+                        "fresh": found.fresh,
                         "capabilities": record.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>(),
                     })
                 })
@@ -57,9 +59,9 @@ pub(crate) async fn perform(agent: &Agent, command: Command) -> Result<Value, Fa
         }
         Command::Call { to, service, body } => call(agent, to, &service, body).await,
         Command::Add(command) => add(agent, command).await,
-        Command::Stat(cid) => content::stat(agent, cid).await,
-        Command::Ls(cid) => content::ls(agent, cid).await,
-        Command::Cat { cid, offset, length } => content::cat(agent, cid, offset, length).await,
+        Command::Stat { cid, within } => content::stat(agent, cid, within).await,
+        Command::Ls { cid, within } => content::ls(agent, cid, within).await,
+        Command::Cat { cid, offset, length, within } => content::cat(agent, cid, offset, length, within).await,
         Command::Get { cid, out, within } => get(agent, cid, &out, within).await,
         Command::Export { cid, out, within } => car::export(agent, cid, &out, within).await,
         Command::Import { path } => car::import(agent, &path).await,
@@ -92,7 +94,7 @@ fn peers(agent: &Agent) -> Vec<Value> {
             "agent": peer.agent.map(|agent| agent.to_string()),
             "peer": peer.peer.to_string(),
             "addrs": addrs(&peer.addrs),
-            "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+            "rtt_ms": peer.rtt.map(|rtt| (rtt.as_secs_f64() * 1e6).round() / 1e3),
         })
     };
     peers.iter().map(one).collect()
@@ -117,7 +119,13 @@ async fn call(agent: &Agent, to: AgentId, service: &str, body: Body) -> Result<V
         Body::File(path) => read(agent, &path).await?,
     };
     let options = CallOptions::within(CALL_WITHIN);
-    let reply = agent.messaging().call(to, service, body, options).await.map_err(call_failure)?;
+    let reply = agent.messaging().call(to, service, body, options).await;
+    let reply = reply.map_err(|error| match &error {
+        CallError::Refused { agent, refusal: Refusal::UnknownService } => {
+            Failure::new("refused", format!("{agent} refused: it has no service {service:?}"))
+        }
+        _ => call_failure(error),
+    })?;
     Ok(match String::from_utf8(reply.to_vec()) {
         Ok(text) => json!({ "reply": text }),
         Err(_) => json!({ "reply": null, "bytes": reply.len() }),
@@ -150,12 +158,15 @@ pub(crate) fn source(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     place(&path.canonicalize().map_err(|error| file_failure(path, &error))?)
 }
 
-/// The same for something to be written; the folder is made if it is not there.
+/// The same for something to be written into a folder that is there.
 pub(crate) fn place(path: &Path) -> Result<(Arc<FsDisk>, String), Failure> {
     let failure = |error: &dyn std::fmt::Display| file_failure(path, error);
     let full = std::path::absolute(path).map_err(|error| failure(&error))?;
     let name = full.file_name().and_then(|name| name.to_str()).ok_or_else(|| failure(&"this is no name of a file"))?;
     let folder = full.parent().ok_or_else(|| failure(&"this is no name of a file"))?;
+    if !folder.is_dir() {
+        return Err(failure(&format!("the folder {} is not there; make it first", folder.display())));
+    }
     let disk = FsDisk::open(folder).map_err(|error| failure(&error))?;
     Ok((Arc::new(disk), name.to_owned()))
 }
@@ -188,13 +199,16 @@ async fn get(agent: &Agent, cid: Cid, out: &Path, within: Duration) -> Result<Va
         };
         Failure::new(code, error)
     };
+    let (disk, name) = place(out)?;
+    if out.symlink_metadata().is_ok() {
+        return Err(file_failure(out, &"it exists; choose another target"));
+    }
     let deadline = agent.world().clock.now() + within;
     let blocks = agent.blocks();
     // What comes is cached only, and read afterwards.
     let _guard = blocks.store().guard_root(cid);
     let options = FetchOptions::until(deadline);
     blocks.fetch(cid, &options).await.map_err(|error| failure(error.into()))?;
-    let (disk, name) = place(out)?;
     let bytes = if blocks.is_sealed(cid).await.map_err(failure)? {
         blocks.export_sealed(cid, disk, &name, deadline).await.map_err(failure)?
     } else {
@@ -234,6 +248,7 @@ async fn run(agent: &Agent, command: Run) -> Result<Value, Failure> {
     let files = output.files().iter().map(|file| json!({ "name": file.name, "cid": file.artifact.cid.to_string() }));
     let mut answer = json!({
         "agent": output.worker.to_string(),
+        "here": output.worker == agent.id(),
         "cid": output.stdout().cid.to_string(),
         "files": files.collect::<Vec<_>>(),
     });

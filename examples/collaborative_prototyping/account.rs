@@ -160,7 +160,9 @@ fn line(at_ms: u64, event: &Event) -> String {
         Event::Note { who, text } => format!("{who:<12} {text}"),
         Event::Progress { who, task, percent } => format!("{who:<12} {task}: {percent} %"),
         Event::Incident { who, text } => format!("{who:<12} !! {text}"),
-        Event::Finished { folder, took_ms } => format!("done in {}; the result is in {folder}", seconds(*took_ms)),
+        Event::Finished { folder, took_ms } => {
+            format!("done in {}; the result is in {folder}; open {folder}/report.html", seconds(*took_ms))
+        }
     };
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     format!("{:>8}  {clean}", seconds(at_ms))

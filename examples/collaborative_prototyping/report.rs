@@ -250,7 +250,10 @@ fn definitions(page: &mut String, pairs: &[(String, String)]) {
 }
 
 fn table(page: &mut String, title: &str, heads: &[&str], rows: Vec<String>) {
-    let heads: String = heads.iter().map(|head| format!("<th>{head}</th>")).collect();
+    let heads: String = heads
+        .iter()
+        .map(|head| if *head == "Size" { "<th class=\"n\">Size</th>".to_owned() } else { format!("<th>{head}</th>") })
+        .collect();
     add(
         page,
         format_args!(
@@ -323,7 +326,7 @@ table{width:100%;border-collapse:collapse;font-size:14px}
 th,td{text-align:left;vertical-align:top;padding:9px 16px 9px 0;border-bottom:1px solid var(--line);font-weight:400}
 thead th{color:var(--soft)}tbody th{white-space:nowrap;font-weight:600}
 small{display:block;color:var(--soft);font-size:12.5px}b{font-weight:600;white-space:nowrap}
-.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums;padding-right:0}
+.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}td.n:last-child,th.n:last-child{padding-right:0}
 .lane{width:38%;vertical-align:middle}.lane i{display:block;height:8px;border-radius:4px;background:var(--gold)}
 .id{font:12.5px/1.5 ui-monospace,'SF Mono',Menlo,Consolas,monospace;overflow-wrap:anywhere;color:var(--soft)}
 .good{color:var(--good)}.bad{color:var(--bad)}

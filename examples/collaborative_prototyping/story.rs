@@ -247,6 +247,7 @@ impl Story {
         let modeller = self.cast.actor(&who).is_some_and(|actor| actor.role != Role::Source);
         if self.script.kill == Some(Victim::Modeller) && !self.killed && modeller {
             self.kill(&who, "the awarded modeller is killed at its first progress").await?;
+            self.note("creator", format!("waits for a sign of life of {who}"))?;
         }
         Ok(())
     }

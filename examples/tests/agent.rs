@@ -331,6 +331,29 @@ fn a_signal_and_the_end_of_input_end_an_agent_gracefully() {
 }
 
 #[test]
+fn an_agent_that_ended_gracefully_is_found_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut alice, mut bob) = pair(folder.path());
+    bob.does("quit");
+    bob.ends_gracefully();
+    let found = alice.does("find modeling");
+    assert!(found["agents"].as_array().unwrap().is_empty(), "{found}");
+}
+
+#[test]
+fn an_agent_that_serves_no_tasks_is_given_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut alice = Process::start(&folder.path().join("alice"), &[]);
+    let bob = Process::start(
+        &folder.path().join("bob"),
+        &["--peer", &alice.addr(), "--capability", "modeling", "--serve-tasks", "off"],
+    );
+    alice.finds("modeling", &bob);
+    let ran = alice.does(&format!("run {} --capability modeling", guest("hello")));
+    assert_eq!((&ran["agent"], &ran["here"]), (&alice.ready["agent"], &Value::from(true)), "{ran}");
+}
+
+#[test]
 fn a_folder_opens_for_one_process_with_the_right_passphrase_only() {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("alice");

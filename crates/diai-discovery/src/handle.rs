@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use diai_core::{AcceptOptions, AgentId, Footprint, World};
+use diai_core::{AcceptOptions, AgentId, Footprint, PeerInfo, World};
 use diai_identity::Identity;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::{
@@ -17,6 +17,7 @@ use crate::{
     AgentRecord, AgentRecordValidator, Attributes, CapabilityPath, Config, DiscoveryEvent, FindAgentError, FindOptions,
     Found, RECORD_PROTOCOL, RegisterError, SignedRecord, StartError, Stats, attribute,
     codec::description_bytes,
+    exchange,
     find::{Lookup, Target},
     message::{CLOCK_TOLERANCE, MAX_CAPABILITIES, MAX_DESCRIPTION_BYTES, MAX_LIFETIME, RECORD_NAMESPACE},
     shared::Shared,
@@ -121,11 +122,27 @@ impl Discovery {
     }
 
     /// Withdraws all capabilities and attributes: a newer record without them is placed and told to connected devices,
-    /// and provider entries are no longer refreshed. The agent itself can still be found by its id.
+    /// and provider entries are no longer refreshed. The agent itself can still be found by its id. Returns when every
+    /// connected device was told, or could not be.
     ///
     /// Cancel-safety and errors as with [`Discovery::register`].
     pub async fn withdraw(&self) -> Result<(), RegisterError> {
-        self.register(Registration::default()).await
+        let withdrawn = self.register(Registration::default()).await;
+        self.tell_connected().await;
+        withdrawn
+    }
+
+    async fn tell_connected(&self) {
+        let shared = &self.0.shared;
+        let Some(own) = shared.own_record() else { return };
+        let seq = own.record().seq;
+        let mut untold = shared.world.network.peers();
+        untold.retain(|info| info.agent.is_some() && shared.told().get(&info.peer).is_none_or(|&told| told < seq));
+        let tell = |info: PeerInfo| async move {
+            // What went wrong is reported there.
+            let _ = exchange::ask(shared, info.peer).await;
+        };
+        stream::iter(untold).for_each_concurrent(shared.config.max_fetches, tell).await;
     }
 
     /// Looks for devices whose agents offer `path` or anything below it: what is known already at once and best first

@@ -17,7 +17,7 @@ pub enum StartError {
         reason: String,
     },
     /// No socket could be opened at an address of [`Config::listen`](crate::Config::listen).
-    #[error("cannot listen on {addr}: {reason}; is the port taken?")]
+    #[error("cannot listen on {addr}: {reason}; is it an address of this machine, and is the port free?")]
     Listen {
         /// The address.
         addr: Multiaddr,

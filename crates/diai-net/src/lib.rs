@@ -58,6 +58,7 @@
 
 mod address_book;
 mod behaviour;
+mod cause;
 mod config;
 mod error;
 #[cfg(feature = "__fuzzing")]

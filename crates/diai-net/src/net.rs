@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{Behaviour, Config, Event, Limits, Parts, StartError, transport};
+use crate::{Behaviour, Config, Event, Limits, Parts, StartError, cause::innermost, transport};
 
 const MAX_CONTACTS: usize = 64;
 const IDENTIFY: &str = "/diai/1.0.0";
@@ -117,7 +117,7 @@ async fn listen(swarm: &mut Swarm<Node>, addrs: &[Multiaddr]) -> Result<Vec<Peer
     let failed = |addr: &Multiaddr, reason: String| StartError::Listen { addr: addr.clone(), reason };
     let (mut waiting, mut remembered) = (Vec::new(), Vec::new());
     for addr in addrs {
-        let id = swarm.listen_on(addr.clone()).map_err(|error| failed(addr, error.to_string()))?;
+        let id = swarm.listen_on(addr.clone()).map_err(|error| failed(addr, innermost(&error)))?;
         waiting.push((id, addr));
     }
     while !waiting.is_empty() {
@@ -125,13 +125,13 @@ async fn listen(swarm: &mut Swarm<Node>, addrs: &[Multiaddr]) -> Result<Vec<Peer
             SwarmEvent::NewListenAddr { listener_id, .. } => waiting.retain(|(id, _)| *id != listener_id),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let Some((_, addr)) = waiting.iter().find(|(id, _)| *id == listener_id) {
-                    let reason = reason.err().map_or_else(|| "it closed".into(), |error| error.to_string());
+                    let reason = reason.err().map_or_else(|| "it closed".into(), |error| innermost(&error));
                     return Err(failed(addr, reason));
                 }
             }
             SwarmEvent::ListenerError { listener_id, error } => {
                 if let Some((_, addr)) = waiting.iter().find(|(id, _)| *id == listener_id) {
-                    return Err(failed(addr, error.to_string()));
+                    return Err(failed(addr, innermost(&error)));
                 }
             }
             SwarmEvent::Behaviour(NodeEvent::Diai(Event::Remembered { peers })) => remembered = peers,

@@ -181,7 +181,7 @@ pub struct TaskSpec {
     pub clock_start: WallTime,
     /// How long the requester waits for a result, all retries included, whole milliseconds. Default 60 s.
     pub deadline: Duration,
-    /// The capability that a worker must have; `None`: [`CAPABILITY`](crate::CAPABILITY).
+    /// The capability that others must have to be asked; `None`: [`CAPABILITY`](crate::CAPABILITY).
     pub capability: Option<String>,
     /// Tells otherwise equal tasks apart, so that a known result is not used again. Default none.
     pub nonce: Option<u64>,
@@ -249,7 +249,8 @@ impl TaskSpec {
         self
     }
 
-    /// Only for workers with the capability `path`.
+    /// Asks only workers with the capability `path`. When none of them can, the task runs here whatever this agent is
+    /// registered for, unless [`Config::allow_local`](crate::Config::allow_local) is off.
     pub fn capability(mut self, path: impl Into<String>) -> Self {
         self.capability = Some(path.into());
         self

@@ -39,8 +39,8 @@ struct Inner {
     served: Mutex<Vec<Served>>,
     /// What to register; taken when it is.
     registration: Mutex<Option<Registration>>,
-    /// Whether there is somebody to meet before the agent counts as started.
-    contacts: usize,
+    /// Whom to meet before the agent counts as started.
+    contacts: Vec<Multiaddr>,
     background: Mutex<JoinSet<()>>,
     /// Whether the agent was shut down.
     closed: watch::Sender<bool>,
@@ -56,13 +56,16 @@ const JOIN_WITHIN: Duration = Duration::from_secs(5);
 /// Guests that run at shutdown may come to their end for so long.
 const TASK_GRACE: Duration = Duration::from_secs(10);
 
+/// A shutdown waits so long for the others to hear of it.
+const WITHDRAW_WITHIN: Duration = Duration::from_secs(2);
+
 /// What an agent is made of, besides its settings.
 pub(crate) struct Parts {
     pub(crate) world: World,
     pub(crate) identity: Identity,
     pub(crate) below: Option<Below>,
-    /// Whether there is somebody to meet before the agent counts as started.
-    pub(crate) contacts: usize,
+    /// Whom to meet before the agent counts as started.
+    pub(crate) contacts: Vec<Multiaddr>,
 }
 
 /// What lies below a World that the agent made itself: stopped last, and the lock of the data folder with it.
@@ -150,13 +153,13 @@ impl Agent {
     /// background. Cancel-safety: dropping the future before a contact was met leaves the agent unregistered, and a later
     /// call does it.
     pub async fn register(&self) {
-        if self.0.contacts > 0 {
+        if !self.0.contacts.is_empty() {
             self.meet().await;
         }
         let registration = self.0.registration.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(registration) = registration else { return };
         let announced = self.announce(registration);
-        if self.0.contacts > 0 {
+        if !self.0.contacts.is_empty() {
             let deadline = self.0.world.clock.now() + JOIN_WITHIN;
             // Late or failed, it goes on in the background.
             let _ = timeout_at(&*self.0.world.clock, deadline, announced).await;
@@ -170,7 +173,7 @@ impl Agent {
         let mut events = network.events();
         let met = async {
             let mut strangers = 0;
-            while strangers < self.0.contacts && !network.peers().iter().any(|peer| peer.agent.is_some()) {
+            while strangers < self.0.contacts.len() && !network.peers().iter().any(|peer| peer.agent.is_some()) {
                 match events.next().await {
                     Some(PeerEvent::Connected(info)) => strangers += usize::from(info.agent.is_none()),
                     Some(_) => {}
@@ -179,7 +182,8 @@ impl Agent {
             }
         };
         if timeout_at(&**clock, clock.now() + JOIN_WITHIN, met).await.is_err() {
-            tracing::warn!("no contact has answered yet; trying on in the background");
+            let contacts: Vec<_> = self.0.contacts.iter().map(ToString::to_string).collect();
+            tracing::warn!("no contact has answered yet: {}; trying on in the background", contacts.join(", "));
         }
     }
 
@@ -263,13 +267,14 @@ impl Agent {
         }
     }
 
-    /// Ends gracefully: takes no more work, lets what runs come to its end within its limits, makes everything durable,
-    /// and leaves the network. Later calls return when the first is done or at once.
+    /// Ends gracefully: takes no more work, lets what runs come to its end within its limits, withdraws its capabilities
+    /// (for 2 s at most), makes everything durable, and leaves the network. Later calls return when the first is done or at once.
     ///
     /// Cancel-safety: may be dropped and called again.
     pub async fn shutdown(&self) {
         drop(std::mem::take(&mut *self.0.served.lock().unwrap_or_else(PoisonError::into_inner)));
         self.0.tasks.shutdown(TASK_GRACE).await;
+        self.withdraw().await;
         self.0.discovery.close().await;
         self.0.messaging.shutdown().await;
         if let Err(error) = self.0.blocks.shutdown().await {
@@ -285,6 +290,17 @@ impl Agent {
             {
                 tracing::error!(%error, "addresses and records of the network could not be written");
             }
+        }
+    }
+
+    /// Tells the others that this agent is no longer to be found, if it was; whoever cannot be told hears of it when the
+    /// record expires.
+    async fn withdraw(&self) {
+        let registered = self.0.registration.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let clock = &*self.0.world.clock;
+        if registered && !self.0.world.network.peers().is_empty() {
+            // Late, failed or after an earlier shutdown: it ends all the same.
+            let _ = timeout_at(clock, clock.now() + WITHDRAW_WITHIN, self.0.discovery.withdraw()).await;
         }
     }
 

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use diai_core::{Refusal, Reply, Request, Service, World, service_fn};
 use diai_discovery::{AttributeValue, Attributes, CapabilityPath, Registration};
 use diai_identity::Identity;
-use diai_tasks::{NativeTask, Serving};
+use diai_tasks::NativeTask;
 
 use crate::{Agent, StartError, agent::Parts};
 
@@ -81,13 +81,19 @@ impl AgentBuilder {
     }
 
     /// Whether to run other agents' tasks. Default no. Who may bring them, and how many run at a time, is in
-    /// [`AgentBuilder::tasks`].
+    /// [`AgentBuilder::tasks`]; what was set there is kept. Without it every agent that can reach this one may: see
+    /// [`Policy`](diai_tasks::Policy).
     pub fn serve_tasks(mut self, serve: bool) -> Self {
-        self.tasks.serve = serve.then(Serving::default);
+        if serve {
+            // Whom `tasks` allowed stays as it is.
+            self.tasks.serve.get_or_insert_default();
+        } else {
+            self.tasks.serve = None;
+        }
         self
     }
 
-    /// The configuration of tasks.
+    /// The configuration of tasks, in place of what [`AgentBuilder::serve_tasks`] said before.
     pub fn tasks(mut self, config: diai_tasks::Config) -> Self {
         self.tasks = config;
         self
@@ -149,7 +155,7 @@ impl AgentBuilder {
     ///
     /// Cancel-safety: dropping the future stops what was started.
     pub async fn start_in(self, world: World, identity: Identity) -> Result<Agent, StartError> {
-        Agent::start(self, Parts { world, identity, below: None, contacts: 0 }).await
+        Agent::start(self, Parts { world, identity, below: None, contacts: Vec::new() }).await
     }
 }
 
@@ -177,7 +183,8 @@ mod over_libp2p {
             self
         }
 
-        /// The passphrase of the key file. Without one the file is plain, readable by its owner only.
+        /// The passphrase of the key file. Without one the file is plain, readable by its owner only, and a warning is
+        /// logged when it is made. A plain one cannot be encrypted later: start with a new folder.
         pub fn passphrase(mut self, passphrase: impl Into<String>) -> Self {
             self.network.passphrase = Some(passphrase.into());
             self
@@ -215,6 +222,8 @@ mod over_libp2p {
         pub async fn start(mut self) -> Result<Agent, StartError> {
             let settings = std::mem::take(&mut self.network);
             let path = settings.data_dir.clone().ok_or(StartError::NoDataDir)?;
+            // Before a key is made for an agent that cannot start.
+            self.registration()?;
             let unusable = |source| StartError::DataDir { path: path.display().to_string(), source };
             let disk: Arc<dyn Disk> = Arc::new(FsDisk::open(&path).map_err(unusable)?);
             let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) = (Arc::new(OsClock::new()), Arc::new(OsEntropy));
@@ -228,10 +237,13 @@ mod over_libp2p {
                 let open = move || KeyFile::open_or_create(&*disk, &*clock, &*entropy, passphrase.as_deref());
                 offload_to(&*offload, open).await.map_err(|_| StartError::KeyFileTask)??
             };
+            if settings.passphrase.is_none() && key_file.is_new() {
+                tracing::warn!(folder = %path.display(), "the new key file is not encrypted, and cannot be later: see AgentBuilder::passphrase");
+            }
             let identity = key_file.identity();
             let parts = diai_net::Parts { clock, entropy, disk, offload };
             let config = settings.config();
-            let contacts = config.contacts.len();
+            let contacts = config.contacts.clone();
             let net = Net::start(identity.clone(), parts, config).await?;
             let world = net.world();
             let below = Some(Below { net, key_file });
@@ -251,5 +263,25 @@ mod over_libp2p {
             config.mdns = self.mdns.unwrap_or(config.mdns);
             config
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::AgentId;
+    use diai_tasks::{Config, Policy, Serving};
+
+    use super::AgentBuilder;
+
+    #[test]
+    fn to_serve_tasks_keeps_the_list_of_those_who_may_bring_them() {
+        let nobody = Policy::Allow(std::iter::empty::<AgentId>().collect());
+        let serving = Serving { policy: nobody.clone(), ..Serving::default() };
+        let config = Config { serve: Some(serving), ..Config::default() };
+        let builder = AgentBuilder::default().tasks(config).serve_tasks(true);
+        assert_eq!(builder.tasks.serve.as_ref().map(|serving| &serving.policy), Some(&nobody));
+        assert!(builder.serve_tasks(false).tasks.serve.is_none());
+        let all = AgentBuilder::default().serve_tasks(true).tasks.serve;
+        assert_eq!(all.map(|serving| serving.policy), Some(Policy::Certified));
     }
 }

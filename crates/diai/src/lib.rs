@@ -11,26 +11,34 @@
 #![cfg_attr(feature = "libp2p", doc = "```no_run")]
 #![cfg_attr(not(feature = "libp2p"), doc = "```ignore")]
 //! use std::time::Duration;
-//! use diai::{Agent, FindOptions, StreamExt, TaskSpec};
+//! use diai::{Agent, CallOptions, Calls, FindOptions, StreamExt, TaskSpec, blocks::AddOptions};
 //!
 //! # async fn run(program: diai::Cid) -> Result<(), Box<dyn std::error::Error>> {
 //! let agent = Agent::builder()
 //!     .data_dir("./alice")
-//!     .contact("/ip4/192.0.2.7/tcp/4001".parse()?)
+//!     .contact("/ip4/192.0.2.7/tcp/4001".parse()?) // somebody who is in the network already; leave it out on a LAN
 //!     .capability("modeling/3d/jewelry")
 //!     .service("greet", |request| async move { Ok(request.body.into()) })
-//!     .serve_tasks(true)
+//!     .serve_tasks(true) // runs WASM programs of any agent that can reach this one; see Policy::Allow
 //!     .start()
 //!     .await?;
 //!
 //! let mut analysts = agent.discovery().find(&"market/analysis".parse()?, FindOptions::within(Duration::from_secs(2)));
 //! while let Some(found) = analysts.next().await {
 //!     println!("{} offers {:?}", found.agent(), found.record.record().capabilities);
+//!     let options = CallOptions::within(Duration::from_secs(5));
+//!     let reply = agent.messaging().call(found.agent(), "greet", "hello".into(), options).await?;
+//!     println!("it says {reply:?}");
+//!     // Encrypted for it and this agent; whoever else fetches it can read nothing.
+//!     let options = AddOptions::sealed_for(vec![found.record.certificate().clone()]);
+//!     println!("shared as {}", agent.blocks().add_bytes("an idea", options).await?.cid);
 //! }
 //! let result = agent.tasks().run(TaskSpec::wasm(program).arg("--fast")).result().await?;
 //! agent.shutdown().await;
 //! # Ok(()) }
 //! ```
+//!
+//! A deadline of content is a moment of the agent's clock: `agent.world().clock.now() + Duration::from_secs(60)`.
 //!
 //! # Reading order
 //! [`Agent`] and [`AgentBuilder`], then the protocol crates, re-exported whole as [`discovery`], [`messaging`],

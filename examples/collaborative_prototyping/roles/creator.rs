@@ -78,8 +78,12 @@ impl Creator<'_> {
         let modellers = find(agent, "modeling", 2).await?;
         let analysts = find(agent, "market/analysis", 1).await?;
         let took_ms = since_ms(agent, start);
-        link.note(format!("finds two modellers by \"modeling\" and an analyst by \"market/analysis\" in {took_ms} ms"));
-        link.tell(Tell::Did { what: "found the expertise".into(), place: "in the DHT".into(), took_ms });
+        link.note(format!("finds two modellers by \"modeling\" and an analyst by \"market/analysis\" in its index, which the DHT filled, in {took_ms} ms"));
+        link.tell(Tell::Did {
+            what: "found the expertise".into(),
+            place: "in its index, which the DHT filled".into(),
+            took_ms,
+        });
 
         let (mut negotiation, bid) = self.negotiate(&signed, &modellers).await?;
         let members: Vec<_> = modellers.iter().chain(&analysts).cloned().collect();

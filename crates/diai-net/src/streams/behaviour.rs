@@ -23,7 +23,7 @@ use super::{
     sources::Sources,
     state::Action,
 };
-use crate::{Crowded, CutOff, Event, address_book::MAX_FILE_BYTES};
+use crate::{Crowded, CutOff, Event, address_book::MAX_FILE_BYTES, cause::dial_reason};
 
 const FOLDER: &str = "net";
 const BOOK: &str = "net/peers";
@@ -276,7 +276,7 @@ impl NetworkBehaviour for Behaviour {
                 match failure.error {
                     // The hello, or its end, tells those who wait.
                     DialError::DialPeerConditionFalse(_) => state.dial_spared(failure.connection_id),
-                    error => state.dial_failed(failure.connection_id, &error.to_string()),
+                    error => state.dial_failed(failure.connection_id, &dial_reason(error)),
                 }
             }
             FromSwarm::NewListenAddr(new) => self.shared.add_listen_addr(new.addr),
