@@ -6,6 +6,7 @@ mod bulk;
 mod link;
 mod many;
 mod memory;
+mod proxy;
 mod single;
 mod table;
 
