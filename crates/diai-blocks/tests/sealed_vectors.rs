@@ -315,11 +315,11 @@ fn a_writer_that_knows_the_specification_alone_makes_the_convergent_root() {
         let mut sealed = Vec::new();
         for reader in vector["readers"].as_array().unwrap() {
             let [agent, public] = ["agent", "encryption_key"].map(|name| unhex(reader[name].as_str().unwrap()));
-            let ephemeral = Once(derived(&[b"grant", &content, &agent, &public]));
+            let ephemeral = Once(derived(&[b"grant", &key, &content, &agent, &public]));
             let info = [b"diai/sealed-grant/2", &agent[..], &content].concat();
             sealed.push(public_key(&public).seal(&ephemeral, &info, &key));
         }
-        let fill_up = derived(&[b"fill-up", &content, &[0; 8]]);
+        let fill_up = derived(&[b"fill-up", &key, &content, &[0; 8]]);
         sealed.push(public_key(&fill_up[..32]).seal(&Once(fill_up[32..].to_vec()), b"", &[0; 32]));
         sealed.sort();
         let grants = desk.raw(grants(&sealed)).await;

@@ -79,14 +79,22 @@ impl Salt {
         ContentKey(self.expand(&[b"key", plaintext]))
     }
 
-    /// What the ephemeral key of a grant is made of.
-    pub(super) fn ephemeral(&self, content: &Cid, reader: &[u8; 32], key: &EncryptionKey) -> Once {
-        Once(self.expand(&[b"grant", &content.to_bytes(), reader, key.as_bytes()]))
+    /// What the ephemeral key of a grant of `granted` is made of. That key is in it, as who has the ephemeral key opens the
+    /// grant: the salt alone, which all members of a group have, must not suffice.
+    pub(super) fn ephemeral(
+        &self,
+        granted: &ContentKey,
+        content: &Cid,
+        reader: &[u8; 32],
+        key: &EncryptionKey,
+    ) -> Once {
+        Once(self.expand(&[b"grant", granted.as_bytes(), &content.to_bytes(), reader, key.as_bytes()]))
     }
 
     /// The key that nobody has of the fill-up `number`, and what its ephemeral key is made of.
-    pub(super) fn nobody(&self, content: &Cid, number: u64) -> ([u8; 32], Once) {
-        let derived = self.expand::<64>(&[b"fill-up", &content.to_bytes(), &number.to_le_bytes()]);
+    pub(super) fn nobody(&self, granted: &ContentKey, content: &Cid, number: u64) -> ([u8; 32], Once) {
+        let info = [b"fill-up", &granted.as_bytes()[..], &content.to_bytes(), &number.to_le_bytes()];
+        let derived = self.expand::<64>(&info);
         let (mut key, mut ephemeral) = ([0; 32], Zeroizing::new([0; 32]));
         key.copy_from_slice(&derived[..32]);
         ephemeral.copy_from_slice(&derived[32..]);
