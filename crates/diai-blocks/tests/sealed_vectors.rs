@@ -182,7 +182,12 @@ async fn refused_vectors(sim: &Sim) -> Value {
         desk.folder(&[("content", content), ("grants", grants)]).await
     };
     let own = grant(&desk.identity, &content, &KEY);
+    let twice = [(content, KEY), (content, [43; 32])];
+    let of_one_key = [(content, KEY), (desk.raw(chunk[0].slice(1..)).await, KEY)];
     let cases = [
+        ("an older content twice", "tampered", desk.root_of_older(&twice, &[44; 32]).await),
+        ("two older contents of one key", "tampered", desk.root_of_older(&of_one_key, &[44; 32]).await),
+        ("an older content of the own key", "tampered", desk.root_of_older(&twice[..1], &KEY).await),
         ("a changed ciphertext", "tampered", desk.root_of(&[changed.into()], &KEY).await),
         ("a changed commitment", "tampered", desk.root_of(&[commitment.into()], &KEY).await),
         ("a chunk cut short", "tampered", desk.root_of(&[chunk[0].slice(..500)], &KEY).await),
@@ -371,7 +376,7 @@ fn what_a_vector_says_is_refused_is_refused_for_its_reason() {
     run(async |sim| {
         let vectors: Value = serde_json::from_str(VECTORS).unwrap();
         let refused = vectors["refused"].as_array().unwrap();
-        assert!(refused.len() >= 16);
+        assert!(refused.len() >= 19);
         for vector in refused {
             let desk = Desk::new(&sim, 1, 0);
             assert!(put(&desk, &vector["blocks"]).await);
