@@ -82,6 +82,20 @@ fn for_other_readers_convergent_content_has_other_grants_and_the_same_ciphertext
 }
 
 #[test]
+fn another_generation_of_a_devices_salt_gives_what_has_not_changed_another_key() {
+    run(async |sim| {
+        let desk = Desk::new(&sim, 1, 100);
+        let files = [("a", noise(1, 1000))];
+        let of = |generation| convergent(Salt::of_device(&desk.identity, generation));
+        let first = desk.seal(&files, &of(0)).await.root;
+        assert_eq!(desk.seal(&files, &of(0)).await.root, first);
+        let second = desk.seal(&files, &of(1)).await.root;
+        assert_eq!(blocks_under(&desk, first).await.intersection(&blocks_under(&desk, second).await).count(), 0);
+        assert_eq!(desk.files(&desk.identity, second).await.unwrap(), owned(&files));
+    });
+}
+
+#[test]
 fn a_range_is_read_by_the_blocks_it_is_in() {
     run(async |sim| {
         let desk = Desk::new(&sim, 1, 100);

@@ -41,6 +41,9 @@ pub enum Keying {
     /// A function of the content and a secret salt: who seals the same for the same readers twice gets the same CID, and it
     /// is stored once. The price: everybody sees that it is the same, whoever has the salt can test a guess of
     /// the content, and when it was sealed is not said.
+    ///
+    /// The key is the same for other readers too: sealing the same content again does not take a reader out who had it. That
+    /// takes [`Random`](Self::Random) or another salt.
     Convergent(Salt),
 }
 
@@ -54,9 +57,11 @@ impl Salt {
         Self(Zeroizing::new(bytes))
     }
 
-    /// That of a device, which needs not be kept anywhere.
-    pub fn of_device(identity: &Identity) -> Self {
-        Self(identity.derive_secret(b"diai/sealed-salt/2"))
+    /// That of a device, which needs not be kept anywhere. The first `generation` is zero; in the next, all keys are others,
+    /// which is what takes a reader out of content that has not changed.
+    pub fn of_device(identity: &Identity, generation: u64) -> Self {
+        let purpose = [&b"diai/sealed-salt/2"[..], &generation.to_le_bytes()].concat();
+        Self(identity.derive_secret(&purpose))
     }
 
     /// That of a group, which all members have; another in each epoch.
