@@ -161,6 +161,17 @@ async fn group_vector(sim: &Sim) -> Value {
     })
 }
 
+/// Roots that refer to one content twice.
+async fn refused_older(desk: &Desk, content: Cid) -> [(&'static str, &'static str, Cid); 3] {
+    let twice = [(content, KEY), (content, [43; 32])];
+    let of_one_key = [(content, KEY), (desk.raw("another").await, KEY)];
+    [
+        ("an older content twice", "tampered", desk.root_of_older(&twice, &[44; 32]).await),
+        ("two older contents of one key", "tampered", desk.root_of_older(&of_one_key, &[44; 32]).await),
+        ("an older content of the own key", "tampered", desk.root_of_older(&twice[..1], &KEY).await),
+    ]
+}
+
 async fn refused_vectors(sim: &Sim) -> Value {
     let desk = Desk::new(sim, 1, 200);
     let good = plain(&[("a", b"content")]);
@@ -182,12 +193,7 @@ async fn refused_vectors(sim: &Sim) -> Value {
         desk.folder(&[("content", content), ("grants", grants)]).await
     };
     let own = grant(&desk.identity, &content, &KEY);
-    let twice = [(content, KEY), (content, [43; 32])];
-    let of_one_key = [(content, KEY), (desk.raw(chunk[0].slice(1..)).await, KEY)];
     let cases = [
-        ("an older content twice", "tampered", desk.root_of_older(&twice, &[44; 32]).await),
-        ("two older contents of one key", "tampered", desk.root_of_older(&of_one_key, &[44; 32]).await),
-        ("an older content of the own key", "tampered", desk.root_of_older(&twice[..1], &KEY).await),
         ("a changed ciphertext", "tampered", desk.root_of(&[changed.into()], &KEY).await),
         ("a changed commitment", "tampered", desk.root_of(&[commitment.into()], &KEY).await),
         ("a chunk cut short", "tampered", desk.root_of(&[chunk[0].slice(..500)], &KEY).await),
@@ -226,7 +232,7 @@ async fn refused_vectors(sim: &Sim) -> Value {
         ("no grants", "not sealed", desk.folder(&[("content", content)]).await),
     ];
     let mut refused = Vec::new();
-    for (name, error, root) in cases {
+    for (name, error, root) in cases.into_iter().chain(refused_older(&desk, content).await) {
         refused.push(json!({
             "name": name, "error": error, "reader": reader(1), "root": root.to_string(), "blocks": blocks(&desk, root).await,
         }));

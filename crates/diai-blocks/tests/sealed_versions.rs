@@ -125,6 +125,23 @@ fn a_range_is_read_by_the_blocks_it_is_in() {
 }
 
 #[test]
+fn contents_that_alternate_are_fetched_once() {
+    run(async |sim| {
+        let desk = Desk::new(&sim, 1, 100);
+        let names: Vec<String> = (0..20).map(|number| format!("file-{number:02}")).collect();
+        let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), noise(1, 100))).collect();
+        let first = desk.seal(&files, &SealOptions::default()).await.root;
+        files.iter_mut().step_by(3).for_each(|(_, data)| *data = noise(2, 100));
+        let second = desk.reseal(first, Some(&files), &SealOptions::default()).await;
+        assert_eq!(second.reused_bytes, 1300);
+        let source = Watched::new(&desk.store);
+        let reader = sealed::open(&source, &desk.identity, second.root).await.unwrap();
+        assert_eq!(reader.read_all(1 << 20).await.unwrap(), owned(&files));
+        assert_eq!(source.times(), 7, "root, grants, each content measured and read, its own for the manifest too");
+    });
+}
+
+#[test]
 fn who_is_taken_out_reads_what_was_and_nothing_of_what_comes() {
     run(async |sim| {
         let (desk, bob, eve) = (Desk::new(&sim, 1, 100), identity(11), identity(21));

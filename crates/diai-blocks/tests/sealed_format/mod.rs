@@ -242,22 +242,29 @@ pub fn plain(files: &[(&str, &[u8])]) -> Vec<u8> {
 pub struct Watched<'a> {
     pub store: &'a BlockStore,
     pub asked: Mutex<BTreeSet<Cid>>,
+    pub times: Mutex<usize>,
 }
 
 impl<'a> Watched<'a> {
     pub fn new(store: &'a BlockStore) -> Self {
-        Self { store, asked: Mutex::default() }
+        Self { store, asked: Mutex::default(), times: Mutex::default() }
     }
 
     /// How many blocks, and forgets them.
     pub fn blocks(&self) -> usize {
         std::mem::take(&mut *self.asked.lock().unwrap()).len()
     }
+
+    /// How often it was asked, for the same or other blocks.
+    pub fn times(&self) -> usize {
+        *self.times.lock().unwrap()
+    }
 }
 
 impl BlockSource for Watched<'_> {
     fn block(&self, cid: Cid) -> BoxFuture<'_, Result<Bytes, SourceError>> {
         self.asked.lock().unwrap().insert(cid);
+        *self.times.lock().unwrap() += 1;
         self.store.block(cid)
     }
 }
