@@ -179,7 +179,7 @@ async fn add(agent: &Agent, command: Add) -> Result<Value, Failure> {
     }
     let (disk, name) = source(&command.path)?;
     let options = if command.seals() {
-        let salt = || Salt::of_device(agent.identity());
+        let salt = || Salt::of_device(agent.identity(), 0);
         let keying = if command.convergent { Keying::Convergent(salt()) } else { Keying::Random };
         AddOptions { keying, replaces: command.replaces, ..AddOptions::sealed_for(certificates) }
     } else {

@@ -120,7 +120,7 @@ pub struct AddOptions {
     pub import: ImportOptions,
     /// Seal for these agents, and for this one; empty for content that anybody may read.
     pub sealed_for: Vec<Certificate>,
-    /// Seal for the members of these groups, and for this agent.
+    /// Seal for the members of these groups, and for this agent: of each in the newest epoch that is known here.
     pub sealed_for_groups: Vec<Group>,
     /// Seal for this agent alone, if nobody else is named.
     pub private: bool,

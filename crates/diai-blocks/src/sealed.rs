@@ -29,6 +29,7 @@
 //! | bytes of a manifest | [`MAX_MANIFEST_BYTES`] |
 //! | older contents that a version refers to | [`MAX_OLDER`] |
 //! | epochs of a group whose keys are kept | [`MAX_EPOCHS`] |
+//! | chunks that a reader keeps opened | 8, of 1 MiB at most |
 
 mod chunks;
 mod error;

@@ -157,10 +157,14 @@ fn a_group_is_joined_by_its_cid_and_opens_what_is_for_it() {
             assert_eq!(member.blocks.open_sealed(first, 10 << 20, member.within(60)).await.unwrap(), files());
         }
 
+        let (stale, all) = (group.clone(), handed);
         group.advance(&*alice.world.entropy);
-        let handed = alice.blocks.add_group(&group, &[bob.certificate()]).await.unwrap().cid;
+        let handed = alice.blocks.add_group(&group.without_past(), &[bob.certificate()]).await.unwrap().cid;
         bob.blocks.join_group(handed, bob.within(60)).await.unwrap();
-        let second = alice.blocks.regrant(first, to_group(&group)).await.unwrap();
+        // What was sealed for the epoch before stays readable, and the state of then changes nothing.
+        assert_eq!(bob.blocks.open_sealed(first, 10 << 20, bob.within(60)).await.unwrap(), files());
+        assert_eq!(bob.blocks.join_group(all, bob.within(60)).await.unwrap().epoch(), 1);
+        let second = alice.blocks.regrant(first, to_group(&stale)).await.unwrap();
         assert_eq!(second.bytes, 2_500_018);
         assert_eq!(bob.blocks.open_sealed(second.cid, 10 << 20, bob.within(60)).await.unwrap(), files());
         for outcome in [

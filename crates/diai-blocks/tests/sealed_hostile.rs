@@ -97,7 +97,7 @@ fn manifests_that_lie_are_refused() {
     run(async |desk| {
         let no_entry = [manifest(&[("a", 0, 7)]), field(3, &[number(2, 7), number(3, 1)].concat())].concat();
         let older = |plain_bytes: u64| {
-            let older = [field(1, &desk_cid()), field(2, &KEY), number(3, plain_bytes), number(4, 512)].concat();
+            let older = [field(1, &desk_cid()), field(2, &[43; 32]), number(3, plain_bytes), number(4, 512)].concat();
             let extent = [number(1, 1), number(3, 7)].concat();
             [field(2, &[field(1, b"a"), number(3, 1)].concat()), field(3, &extent), field(4, &older)].concat()
         };

@@ -161,6 +161,17 @@ async fn group_vector(sim: &Sim) -> Value {
     })
 }
 
+/// Roots that refer to one content twice.
+async fn refused_older(desk: &Desk, content: Cid) -> [(&'static str, &'static str, Cid); 3] {
+    let twice = [(content, KEY), (content, [43; 32])];
+    let of_one_key = [(content, KEY), (desk.raw("another").await, KEY)];
+    [
+        ("an older content twice", "tampered", desk.root_of_older(&twice, &[44; 32]).await),
+        ("two older contents of one key", "tampered", desk.root_of_older(&of_one_key, &[44; 32]).await),
+        ("an older content of the own key", "tampered", desk.root_of_older(&twice[..1], &KEY).await),
+    ]
+}
+
 async fn refused_vectors(sim: &Sim) -> Value {
     let desk = Desk::new(sim, 1, 200);
     let good = plain(&[("a", b"content")]);
@@ -221,7 +232,7 @@ async fn refused_vectors(sim: &Sim) -> Value {
         ("no grants", "not sealed", desk.folder(&[("content", content)]).await),
     ];
     let mut refused = Vec::new();
-    for (name, error, root) in cases {
+    for (name, error, root) in cases.into_iter().chain(refused_older(&desk, content).await) {
         refused.push(json!({
             "name": name, "error": error, "reader": reader(1), "root": root.to_string(), "blocks": blocks(&desk, root).await,
         }));
@@ -315,11 +326,11 @@ fn a_writer_that_knows_the_specification_alone_makes_the_convergent_root() {
         let mut sealed = Vec::new();
         for reader in vector["readers"].as_array().unwrap() {
             let [agent, public] = ["agent", "encryption_key"].map(|name| unhex(reader[name].as_str().unwrap()));
-            let ephemeral = Once(derived(&[b"grant", &content, &agent, &public]));
+            let ephemeral = Once(derived(&[b"grant", &key, &content, &agent, &public]));
             let info = [b"diai/sealed-grant/2", &agent[..], &content].concat();
             sealed.push(public_key(&public).seal(&ephemeral, &info, &key));
         }
-        let fill_up = derived(&[b"fill-up", &content, &[0; 8]]);
+        let fill_up = derived(&[b"fill-up", &key, &content, &[0; 8]]);
         sealed.push(public_key(&fill_up[..32]).seal(&Once(fill_up[32..].to_vec()), b"", &[0; 32]));
         sealed.sort();
         let grants = desk.raw(grants(&sealed)).await;
@@ -371,7 +382,7 @@ fn what_a_vector_says_is_refused_is_refused_for_its_reason() {
     run(async |sim| {
         let vectors: Value = serde_json::from_str(VECTORS).unwrap();
         let refused = vectors["refused"].as_array().unwrap();
-        assert!(refused.len() >= 16);
+        assert!(refused.len() >= 19);
         for vector in refused {
             let desk = Desk::new(&sim, 1, 0);
             assert!(put(&desk, &vector["blocks"]).await);

@@ -82,6 +82,20 @@ fn for_other_readers_convergent_content_has_other_grants_and_the_same_ciphertext
 }
 
 #[test]
+fn another_generation_of_a_devices_salt_gives_what_has_not_changed_another_key() {
+    run(async |sim| {
+        let desk = Desk::new(&sim, 1, 100);
+        let files = [("a", noise(1, 1000))];
+        let of = |generation| convergent(Salt::of_device(&desk.identity, generation));
+        let first = desk.seal(&files, &of(0)).await.root;
+        assert_eq!(desk.seal(&files, &of(0)).await.root, first);
+        let second = desk.seal(&files, &of(1)).await.root;
+        assert_eq!(blocks_under(&desk, first).await.intersection(&blocks_under(&desk, second).await).count(), 0);
+        assert_eq!(desk.files(&desk.identity, second).await.unwrap(), owned(&files));
+    });
+}
+
+#[test]
 fn a_range_is_read_by_the_blocks_it_is_in() {
     run(async |sim| {
         let desk = Desk::new(&sim, 1, 100);
@@ -107,6 +121,23 @@ fn a_range_is_read_by_the_blocks_it_is_in() {
         assert_eq!(reader.read_range("empty", 0..20).await.unwrap(), Bytes::new());
         let error = reader.read_range("other", 0..1).await.unwrap_err();
         assert!(matches!(error, OpenError::NoEntry { .. }), "{error}");
+    });
+}
+
+#[test]
+fn contents_that_alternate_are_fetched_once() {
+    run(async |sim| {
+        let desk = Desk::new(&sim, 1, 100);
+        let names: Vec<String> = (0..20).map(|number| format!("file-{number:02}")).collect();
+        let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), noise(1, 100))).collect();
+        let first = desk.seal(&files, &SealOptions::default()).await.root;
+        files.iter_mut().step_by(3).for_each(|(_, data)| *data = noise(2, 100));
+        let second = desk.reseal(first, Some(&files), &SealOptions::default()).await;
+        assert_eq!(second.reused_bytes, 1300);
+        let source = Watched::new(&desk.store);
+        let reader = sealed::open(&source, &desk.identity, second.root).await.unwrap();
+        assert_eq!(reader.read_all(1 << 20).await.unwrap(), owned(&files));
+        assert_eq!(source.times(), 7, "root, grants, each content measured and read, its own for the manifest too");
     });
 }
 

@@ -33,7 +33,7 @@ impl Blocks {
         let (world, store) = (&self.0.world, self.store());
         let sealing = SealOptions {
             recipients: options.sealed_for.clone(),
-            groups: options.sealed_for_groups.clone(),
+            groups: options.sealed_for_groups.iter().map(|group| self.newest(group)).collect(),
             keying: options.keying.clone(),
         };
         let sealed = match (options.replaces, source) {
@@ -66,24 +66,33 @@ impl Blocks {
     }
 
     /// Fetches the group that was handed out as `root`. What is sealed for it can be opened from now on, until this process
-    /// ends or [`MAX_GROUPS`] others were joined. Cancel-safe.
+    /// ends or [`MAX_GROUPS`] others were joined. If a newer state of it is known already, that is what it returns.
+    /// Cancel-safe.
     pub async fn join_group(&self, root: Cid, deadline: Instant) -> Result<Group, ContentError> {
         let _guard = self.store().guard_root(root);
         let source = self.0.fetcher.for_sealed().source(FetchOptions::until(deadline));
         let group = Group::open(&source, &self.0.identity, root).await?;
         self.learn(group.clone());
-        Ok(group)
+        Ok(self.newest(&group))
     }
 
+    /// Keeps the keys of all states of the group that were seen, as an owner may leave out those of before.
     fn learn(&self, group: Group) {
         let mut groups = self.0.groups.write();
         match groups.iter_mut().find(|known| known.id() == group.id()) {
-            Some(known) if known.epoch() <= group.epoch() => *known = group,
-            Some(_) => {}
+            Some(known) if known.epoch() <= group.epoch() => *known = group.merged(known),
+            Some(known) => *known = known.clone().merged(&group),
             None => groups.push(group),
         }
         let too_many = groups.len().saturating_sub(MAX_GROUPS);
         groups.drain(..too_many);
+    }
+
+    /// The group as it is known here, if `group` is an older state: of an epoch whose key somebody may have who left.
+    fn newest(&self, group: &Group) -> Group {
+        let groups = self.0.groups.read();
+        let known = groups.iter().find(|known| known.id() == group.id() && known.epoch() > group.epoch());
+        known.unwrap_or(group).clone()
     }
 
     /// The bytes `range` of the file at `path` in the sealed content `cid`; of what is not here only the chunks in which

@@ -66,7 +66,7 @@ pub(super) fn make(
     for Reader { id, key: reader, shared } in readers {
         let derived = match (shared, keying) {
             (Some(shared), _) => Some(ephemeral(shared, content)),
-            (None, Keying::Convergent(salt)) => Some(salt.ephemeral(content, id, reader)),
+            (None, Keying::Convergent(salt)) => Some(salt.ephemeral(key, content, id, reader)),
             (None, Keying::Random) => None,
         };
         let entropy = derived.as_ref().map_or(entropy, |once| once);
@@ -76,7 +76,7 @@ pub(super) fn make(
     while !grants.len().is_power_of_two() {
         let (nobody, ephemeral) = match keying {
             Keying::Random => (entropy.bytes(), Once::new(Zeroizing::new(entropy.bytes()))),
-            Keying::Convergent(salt) => salt.nobody(content, number),
+            Keying::Convergent(salt) => salt.nobody(key, content, number),
         };
         number += 1;
         if let Ok(nobody) = EncryptionKey::from_bytes(nobody) {

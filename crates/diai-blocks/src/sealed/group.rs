@@ -1,6 +1,6 @@
 //! Groups: keys that members hold together, so that content is granted once to all of them.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -56,10 +56,8 @@ impl fmt::Debug for GroupId {
 pub struct Group {
     owner: AgentId,
     nonce: [u8; 32],
-    /// Of the last key.
-    epoch: u64,
-    /// Oldest first, never empty.
-    keys: Vec<SharedKey>,
+    /// By epoch, never empty.
+    keys: BTreeMap<u64, SharedKey>,
 }
 
 impl fmt::Debug for Group {
@@ -67,7 +65,7 @@ impl fmt::Debug for Group {
         f.debug_struct("Group")
             .field("id", &self.id())
             .field("owner", &self.owner)
-            .field("epoch", &self.epoch)
+            .field("epoch", &self.epoch())
             .finish_non_exhaustive()
     }
 }
@@ -75,7 +73,7 @@ impl fmt::Debug for Group {
 impl Group {
     /// A new group of `owner`, in its first epoch.
     pub fn create(owner: AgentId, entropy: &dyn Entropy) -> Self {
-        Self { owner, nonce: entropy.bytes(), epoch: 0, keys: vec![SharedKey::generate(entropy)] }
+        Self { owner, nonce: entropy.bytes(), keys: BTreeMap::from([(0, SharedKey::generate(entropy))]) }
     }
 
     /// Which group.
@@ -90,22 +88,39 @@ impl Group {
 
     /// Counted from zero. Of two states of a group the one with the greater number is the newer.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.last().0
     }
 
     /// Begins an epoch: to be done when a member has left, before what is left is sealed for the others. Keys of the last
     /// [`MAX_EPOCHS`] epochs are kept.
     pub fn advance(&mut self, entropy: &dyn Entropy) {
-        self.keys.push(SharedKey::generate(entropy));
-        self.epoch = self.epoch.saturating_add(1);
-        let too_many = self.keys.len().saturating_sub(MAX_EPOCHS);
-        self.keys.drain(..too_many);
+        self.keys.insert(self.epoch().saturating_add(1), SharedKey::generate(entropy));
+        self.keep_few();
+    }
+
+    /// This state with the keys of `other`, another of the same group: that of each epoch which either has, as an owner may
+    /// have left out old ones. Where both have one, that of `self` counts.
+    #[must_use]
+    pub(crate) fn merged(mut self, other: &Self) -> Self {
+        if self.id() == other.id() {
+            for (epoch, key) in &other.keys {
+                self.keys.entry(*epoch).or_insert_with(|| key.clone());
+            }
+            self.keep_few();
+        }
+        self
+    }
+
+    fn keep_few(&mut self) {
+        while self.keys.len() > MAX_EPOCHS {
+            self.keys.pop_first();
+        }
     }
 
     /// Forgets the keys of all epochs but the current one: what new members are not to read.
     #[must_use]
     pub fn without_past(&self) -> Self {
-        Self { keys: vec![self.current().clone()], ..self.clone() }
+        Self { keys: BTreeMap::from([(self.epoch(), self.current().clone())]), ..self.clone() }
     }
 
     /// Seals the group for `members`, who can [`open`](Self::open) it by the root. `identity` must be the owner's, as it
@@ -147,27 +162,82 @@ impl Group {
         let group: proto::Group = decode(payload, &GROUP).ok()?;
         let key = |key: &Bytes| Some(SharedKey::from_bytes(Zeroizing::new(key.as_ref().try_into().ok()?)));
         let keys: Vec<_> = group.keys.iter().map(key).collect::<Option<_>>()?;
-        let possible = !keys.is_empty() && keys.len() as u64 - 1 <= group.epoch;
+        let first = group.epoch.checked_sub((keys.len() as u64).checked_sub(1)?)?;
         let nonce = group.nonce.as_ref().try_into().ok()?;
-        possible.then_some(Self { owner, nonce, epoch: group.epoch, keys })
+        Some(Self { owner, nonce, keys: (first..=group.epoch).zip(keys).collect() })
     }
 
     fn encode(&self) -> Vec<u8> {
-        let keys = self.keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
-        proto::Group { nonce: Bytes::copy_from_slice(&self.nonce), epoch: self.epoch, keys }.encode_to_vec()
+        // Those up to the last without a gap, as none is numbered.
+        let numbered = self.keys.iter().rev().zip((0..=self.epoch()).rev());
+        let last = numbered.take_while(|((epoch, _), expected)| *epoch == expected);
+        let mut keys: Vec<_> = last.map(|((_, key), _)| Bytes::copy_from_slice(key.as_bytes())).collect();
+        keys.reverse();
+        proto::Group { nonce: Bytes::copy_from_slice(&self.nonce), epoch: self.epoch(), keys }.encode_to_vec()
     }
 
     pub(super) fn current(&self) -> &SharedKey {
-        self.keys.last().expect("it has a key from the beginning and keeps the last")
+        self.last().1
+    }
+
+    fn last(&self) -> (u64, &SharedKey) {
+        let (epoch, key) = self.keys.last_key_value().expect("it has a key from the beginning and keeps the last");
+        (*epoch, key)
     }
 
     /// Newest first.
     pub(super) fn keys(&self) -> impl Iterator<Item = &SharedKey> {
-        self.keys.iter().rev()
+        self.keys.values().rev()
     }
 
     pub(super) fn reader(&self) -> Reader {
         let shared = self.current();
         Reader { id: self.id().0, key: shared.encryption_key(), shared: Some(shared.clone()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diai_core::memory::{AgentSpec, Sim};
+
+    use super::*;
+
+    fn secrets(group: &Group) -> Vec<(u64, [u8; 32])> {
+        group.keys.iter().map(|(epoch, key)| (*epoch, *key.as_bytes())).collect()
+    }
+
+    #[test]
+    fn two_states_of_a_group_have_the_keys_of_both_and_the_epoch_of_the_newer() {
+        let entropy = Sim::new(1).join(AgentSpec::example(1)).entropy;
+        let owner = AgentId::from_bytes([1; 32]);
+        let old = Group::create(owner, &*entropy);
+        let mut full = old.clone();
+        (0..3).for_each(|_| full.advance(&*entropy));
+        let new = full.without_past();
+        for merged in [new.clone().merged(&old), old.clone().merged(&new)] {
+            assert_eq!(merged.epoch(), 3);
+            assert_eq!(secrets(&merged), [secrets(&old), secrets(&new)].concat());
+            // What is handed on has no gap.
+            let handed = Group::decode(owner, merged.encode().into()).unwrap();
+            assert_eq!(secrets(&handed), secrets(&new));
+        }
+        assert_eq!(secrets(&Group::decode(owner, full.encode().into()).unwrap()), secrets(&full));
+        let other = Group::create(owner, &*entropy);
+        assert_eq!(secrets(&new.clone().merged(&other)), secrets(&new));
+        (0..2 * MAX_EPOCHS).for_each(|_| full.advance(&*entropy));
+        assert_eq!(secrets(&full.clone().merged(&old)), secrets(&full));
+        assert_eq!(full.keys.len(), MAX_EPOCHS);
+    }
+
+    #[test]
+    fn more_keys_than_epochs_are_no_group() {
+        let owner = AgentId::from_bytes([1; 32]);
+        let of = |epoch, keys: usize| {
+            let keys = vec![Bytes::from_static(&[7; 32]); keys];
+            let group = proto::Group { nonce: Bytes::from_static(&[5; 32]), epoch, keys };
+            Group::decode(owner, group.encode_to_vec().into()).map(|group| group.epoch())
+        };
+        assert_eq!([of(0, 0), of(0, 2), of(1, 3)], [None; 3]);
+        assert_eq!([of(0, 1), of(1, 2), of(u64::MAX, 2)], [Some(0), Some(1), Some(u64::MAX)]);
     }
 }

@@ -41,6 +41,9 @@ pub enum Keying {
     /// A function of the content and a secret salt: who seals the same for the same readers twice gets the same CID, and it
     /// is stored once. The price: everybody sees that it is the same, whoever has the salt can test a guess of
     /// the content, and when it was sealed is not said.
+    ///
+    /// The key is the same for other readers too: sealing the same content again does not take a reader out who had it. That
+    /// takes [`Random`](Self::Random) or another salt.
     Convergent(Salt),
 }
 
@@ -54,9 +57,11 @@ impl Salt {
         Self(Zeroizing::new(bytes))
     }
 
-    /// That of a device, which needs not be kept anywhere.
-    pub fn of_device(identity: &Identity) -> Self {
-        Self(identity.derive_secret(b"diai/sealed-salt/2"))
+    /// That of a device, which needs not be kept anywhere. The first `generation` is zero; in the next, all keys are others,
+    /// which is what takes a reader out of content that has not changed.
+    pub fn of_device(identity: &Identity, generation: u64) -> Self {
+        let purpose = [&b"diai/sealed-salt/2"[..], &generation.to_le_bytes()].concat();
+        Self(identity.derive_secret(&purpose))
     }
 
     /// That of a group, which all members have; another in each epoch.
@@ -79,14 +84,22 @@ impl Salt {
         ContentKey(self.expand(&[b"key", plaintext]))
     }
 
-    /// What the ephemeral key of a grant is made of.
-    pub(super) fn ephemeral(&self, content: &Cid, reader: &[u8; 32], key: &EncryptionKey) -> Once {
-        Once(self.expand(&[b"grant", &content.to_bytes(), reader, key.as_bytes()]))
+    /// What the ephemeral key of a grant of `granted` is made of. That key is in it, as who has the ephemeral key opens the
+    /// grant: the salt alone, which all members of a group have, must not suffice.
+    pub(super) fn ephemeral(
+        &self,
+        granted: &ContentKey,
+        content: &Cid,
+        reader: &[u8; 32],
+        key: &EncryptionKey,
+    ) -> Once {
+        Once(self.expand(&[b"grant", granted.as_bytes(), &content.to_bytes(), reader, key.as_bytes()]))
     }
 
     /// The key that nobody has of the fill-up `number`, and what its ephemeral key is made of.
-    pub(super) fn nobody(&self, content: &Cid, number: u64) -> ([u8; 32], Once) {
-        let derived = self.expand::<64>(&[b"fill-up", &content.to_bytes(), &number.to_le_bytes()]);
+    pub(super) fn nobody(&self, granted: &ContentKey, content: &Cid, number: u64) -> ([u8; 32], Once) {
+        let info = [b"fill-up", &granted.as_bytes()[..], &content.to_bytes(), &number.to_le_bytes()];
+        let derived = self.expand::<64>(&info);
         let (mut key, mut ephemeral) = ([0; 32], Zeroizing::new([0; 32]));
         key.copy_from_slice(&derived[..32]);
         ephemeral.copy_from_slice(&derived[32..]);

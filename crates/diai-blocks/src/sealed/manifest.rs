@@ -132,10 +132,15 @@ impl Manifest {
     }
 
     /// Decodes what stands at the beginning of the plaintext. `None` if the bytes are no manifest, or hold paths that
-    /// are unsafe or stand twice, or contents that cannot be where they are said to be, or twice as much as there is.
+    /// are unsafe or stand twice, or contents that cannot be where they are said to be, or twice as much as there is, or an
+    /// older content twice.
     pub fn decode(bytes: Bytes) -> Option<Self> {
         let manifest: proto::Manifest = decode(bytes, &MANIFEST).ok()?;
         let older: Vec<_> = manifest.older.into_iter().map(Older::decode).collect::<Option<_>>()?;
+        if older.iter().enumerate().any(|(index, one)| older[..index].iter().any(|other| other.is(&one.cid, &one.key)))
+        {
+            return None;
+        }
         let mut extents = manifest.extents.into_iter();
         let mut entries = Vec::with_capacity(manifest.entries.len());
         for proto::Entry { path, folder, extents: count } in manifest.entries {
@@ -187,6 +192,12 @@ impl Older {
         let plausible = plain_bytes < 2 * MAX_CONTENT_BYTES && head_bytes <= plain_bytes;
         let (cid, key) = (Cid::try_from(cid.as_ref()).ok()?, ContentKey::from_slice(&key)?);
         plausible.then_some(Self { cid, key, plain_bytes, head_bytes })
+    }
+
+    /// Whether it is the content `cid` under another codec, or, as another tree can stand above the same chunks, has its key:
+    /// the same bytes would serve twice.
+    pub(super) fn is(&self, cid: &Cid, key: &ContentKey) -> bool {
+        self.cid.hash() == cid.hash() || self.key == *key
     }
 }
 
@@ -288,6 +299,16 @@ mod tests {
         refused("twice the same", &|manifest| {
             let again = manifest.entries[1].extents[0];
             manifest.entries[0].extents.push(again);
+        });
+        let other = crate::Block::new(crate::RAW, "other").unwrap().cid;
+        let key = ContentKey::from_slice(&[8; 32]).unwrap();
+        refused("an older content twice", &|manifest| {
+            let Some(first) = manifest.older.first().cloned() else { return };
+            manifest.older.push(Older { key: key.clone(), ..first });
+        });
+        refused("the key of an older content twice", &|manifest| {
+            let Some(first) = manifest.older.first().cloned() else { return };
+            manifest.older.push(Older { cid: other, ..first });
         });
     }
 

@@ -142,6 +142,9 @@ impl<'a> SealedReader<'a> {
         if manifest.plain_bytes(head_bytes as u64) != plain_bytes {
             return Err(tampered());
         }
+        if manifest.older.iter().any(|older| older.is(&content.cid, &content.key)) {
+            return Err(tampered());
+        }
         if !manifest.older.iter().map(|older| older.cid).eq(links.older.iter().map(|entry| entry.cid)) {
             return Err(OpenError::NotSealed { root, why: "it does not lead to the older contents of its manifest" });
         }

@@ -1,6 +1,6 @@
 //! The contents that a sealed root is made of, and reading anywhere in them.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use cid::Cid;
@@ -18,6 +18,9 @@ use crate::{
     unixfs::{self, ReadError},
 };
 
+/// Chunks that are kept opened, each of at most 1 MiB: extents may go to and fro between contents.
+const KEPT_CHUNKS: usize = 8;
+
 type Blocks<'a> = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send + 'a>>;
 
 /// One content.
@@ -29,7 +32,8 @@ pub(super) struct Part {
     pub(super) head_bytes: u64,
 }
 
-/// Reads plaintext at any place of any part: each chunk is fetched and opened once where the places follow each other.
+/// Reads plaintext at any place of any part: each chunk is fetched and opened once where the places
+/// follow each other, or go to and fro between few chunks.
 pub(super) struct Cursor<'a> {
     source: &'a dyn BlockSource,
     root: Cid,
@@ -38,8 +42,26 @@ pub(super) struct Cursor<'a> {
     measured: Vec<bool>,
     /// Never locked: it makes what is reading fit to be shared.
     run: Mutex<Option<Run<'a>>>,
-    /// The chunk opened last.
-    chunk: Option<(usize, u64, Bytes)>,
+    opened: Opened,
+}
+
+/// The chunks that were read last, the very last first, with their parts and numbers.
+#[derive(Default)]
+struct Opened(VecDeque<(usize, u64, Bytes)>);
+
+impl Opened {
+    fn get(&mut self, part: usize, index: u64) -> Option<Bytes> {
+        let at = self.0.iter().position(|(of, chunk, _)| (*of, *chunk) == (part, index))?;
+        let found = self.0.remove(at)?;
+        let plain = found.2.clone();
+        self.0.push_front(found);
+        Some(plain)
+    }
+
+    fn keep(&mut self, part: usize, index: u64, plain: Bytes) {
+        self.0.truncate(KEPT_CHUNKS - 1);
+        self.0.push_front((part, index, plain));
+    }
 }
 
 /// Chunks that are being fetched.
@@ -54,13 +76,13 @@ struct Run<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn new(source: &'a dyn BlockSource, root: Cid, parts: Arc<[Part]>) -> Self {
         let measured = vec![false; parts.len()];
-        Self { source, root, parts, measured, run: Mutex::default(), chunk: None }
+        Self { source, root, parts, measured, run: Mutex::default(), opened: Opened::default() }
     }
 
     /// One that has no chunk yet.
     pub(super) fn fresh(&self) -> Self {
         let (parts, measured) = (self.parts.clone(), self.measured.clone());
-        Self { source: self.source, root: self.root, parts, measured, run: Mutex::default(), chunk: None }
+        Self { source: self.source, root: self.root, parts, measured, run: Mutex::default(), opened: Opened::default() }
     }
 
     /// The same with the parts that the manifest names; the first is the one it knows already.
@@ -86,9 +108,8 @@ impl<'a> Cursor<'a> {
     pub(super) async fn at(&mut self, part: usize, at: u64, end: u64, ahead: u64) -> Result<Bytes, OpenError> {
         let index = at / PLAIN_BYTES as u64;
         let tampered = OpenError::Tampered { root: self.root, chunk: index };
-        let cached = self.chunk.as_ref().filter(|(of, chunk, _)| (*of, *chunk) == (part, index));
-        let plain = match cached {
-            Some((.., plain)) => plain.clone(),
+        let plain = match self.opened.get(part, index) {
+            Some(plain) => plain,
             None => self.open_chunk(part, index, chunk_count(ahead)).await?,
         };
         let start = index * PLAIN_BYTES as u64;
@@ -113,7 +134,7 @@ impl<'a> Cursor<'a> {
         let mut chunk = Vec::from(sealed);
         run.cipher.open(index, &mut chunk).map_err(|_| tampered)?;
         let plain = Bytes::from(chunk);
-        self.chunk = Some((part, index, plain.clone()));
+        self.opened.keep(part, index, plain.clone());
         Ok(plain)
     }
 

@@ -27,7 +27,9 @@ const COMPARED_BYTES: u64 = 1 << 20;
 ///
 /// What is in `previous` too, at the same place of the same path, is not sealed again but stays under its key: who could
 /// read it before still can. All else, the names included, is sealed under a new key that only the readers of now have.
-/// Contents of which less than half is still in use are sealed anew, if `source` is given.
+/// Contents of which less than half is still in use are sealed anew, if `source` is given. New readers get the keys of the
+/// contents that are kept, and with them of those that these refer to in turn. Use [`seal`](super::seal()) with
+/// [`Keying::Random`](super::Keying::Random) where nothing of before may be shared.
 ///
 /// Reads both `previous` and `source`. Cancel-safety: as [`seal`](super::seal()).
 pub async fn reseal(

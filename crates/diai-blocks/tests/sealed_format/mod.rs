@@ -108,6 +108,17 @@ impl Desk {
         self.folder(&[("content", content.root()), ("grants", self.raw(grants).await)]).await
     }
 
+    /// A root of nothing new that refers to these older contents.
+    pub async fn root_of_older(&self, older: &[(Cid, [u8; 32])], key: &[u8; 32]) -> Cid {
+        let mut plain = head(&manifest_of_older(older));
+        plain.resize(padme(plain.len()), 0);
+        let root = self.root_of_plain(&plain, key).await;
+        let (content, grants) = (self.child(root, "content").await, self.child(root, "grants").await);
+        let names: Vec<_> = (0..older.len()).map(|number| format!("older-{number:02}")).collect();
+        let links = names.iter().map(String::as_str).zip(older.iter().map(|(cid, _)| *cid));
+        self.folder(&[("content", content), ("grants", grants)].into_iter().chain(links).collect::<Vec<_>>()).await
+    }
+
     /// A root whose plaintext is `plain`, whatever that is.
     pub async fn root_of_plain(&self, plain: &[u8], key: &[u8; 32]) -> Cid {
         self.root_of(&seal_chunks(key, plain), key).await
@@ -187,6 +198,16 @@ pub fn manifest(files: &[(&str, u64, u64)]) -> Vec<u8> {
     entries.chain(extents).collect()
 }
 
+/// A manifest of the single file `a`, whose first byte is in each of these older contents of 1,024 bytes.
+pub fn manifest_of_older(older: &[(Cid, [u8; 32])]) -> Vec<u8> {
+    let entry = [field(1, b"a"), number(3, older.len() as u64)].concat();
+    let extents = (1..=older.len() as u64).flat_map(|part| field(3, &[number(1, part), number(3, 1)].concat()));
+    let older = older.iter().flat_map(|(cid, key)| {
+        field(4, &[field(1, &cid.to_bytes()), field(2, key), number(3, 1024), number(4, 512)].concat())
+    });
+    field(2, &entry).into_iter().chain(extents).chain(older).collect()
+}
+
 pub fn head(manifest: &[u8]) -> Vec<u8> {
     let mut head = (manifest.len() as u32).to_le_bytes().to_vec();
     head.extend_from_slice(manifest);
@@ -221,22 +242,29 @@ pub fn plain(files: &[(&str, &[u8])]) -> Vec<u8> {
 pub struct Watched<'a> {
     pub store: &'a BlockStore,
     pub asked: Mutex<BTreeSet<Cid>>,
+    pub times: Mutex<usize>,
 }
 
 impl<'a> Watched<'a> {
     pub fn new(store: &'a BlockStore) -> Self {
-        Self { store, asked: Mutex::default() }
+        Self { store, asked: Mutex::default(), times: Mutex::default() }
     }
 
     /// How many blocks, and forgets them.
     pub fn blocks(&self) -> usize {
         std::mem::take(&mut *self.asked.lock().unwrap()).len()
     }
+
+    /// How often it was asked, for the same or other blocks.
+    pub fn times(&self) -> usize {
+        *self.times.lock().unwrap()
+    }
 }
 
 impl BlockSource for Watched<'_> {
     fn block(&self, cid: Cid) -> BoxFuture<'_, Result<Bytes, SourceError>> {
         self.asked.lock().unwrap().insert(cid);
+        *self.times.lock().unwrap() += 1;
         self.store.block(cid)
     }
 }
