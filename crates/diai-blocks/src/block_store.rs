@@ -50,6 +50,9 @@ const EVENT_QUEUE: usize = 1024;
 /// The same of puts, which name up to some thousand blocks each.
 const STORED_QUEUE: usize = 64;
 
+/// Times that room is made for one put: others, who put at the same time, may take it first.
+const MAX_ROOM_MADE: usize = 16;
+
 /// Told what was stored; the put waits for it.
 type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -240,14 +243,14 @@ impl BlockStore {
 
     /// Cached blocks give way before a put fails.
     fn put_making_room(&self, cached: &Cached, blocks: &[Block]) -> Result<(), PutError> {
-        match self.store.put(blocks) {
-            Err(PutError::QuotaExceeded { needed_bytes, .. })
-                if make_room(cached, &*self.store, || self.guarded().0, needed_bytes)? =>
-            {
-                self.store.put(blocks)
+        for _ in 0..MAX_ROOM_MADE {
+            match self.store.put(blocks) {
+                Err(PutError::QuotaExceeded { needed_bytes, .. })
+                    if make_room(cached, &*self.store, || self.guarded().0, needed_bytes)? => {}
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
+        self.store.put(blocks)
     }
 
     /// Removes what the cache has no room for, unless it is held. Blocks.
@@ -255,7 +258,7 @@ impl BlockStore {
         let Some(cached) = &self.cached else { return Ok(()) };
         // Taken first: what is put or pinned from here on is spared.
         let (before, _) = self.guarded();
-        cached.sweep(&*self.store, before)
+        cached.sweep(&*self.store, before, false)
     }
 
     /// A fetch found `cid` here: for a pin, which makes it kept, or for whoever reads it.
