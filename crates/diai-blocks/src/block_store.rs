@@ -261,7 +261,7 @@ impl BlockStore {
         cached.sweep(&*self.store, before, false)
     }
 
-    /// A fetch found `cid` here: for a pin, which makes it kept, or for whoever reads it.
+    /// A fetch found `cid` here, and [touched](Self::touch) it: for a pin, which makes it kept, or for whoever reads it.
     pub(crate) fn found(&self, cid: &Cid, kept: bool) {
         match &self.cached {
             Some(cached) if kept => cached.own(std::iter::once(cid)),
@@ -349,7 +349,8 @@ impl BlockStore {
         self.hold(None)
     }
 
-    /// The same, and keeps what is here already of the DAG under `root`: what a fetch holds.
+    /// The same, and keeps what is here already of the DAG under `root` from a collection: what a fetch holds. From the
+    /// cache, which drops what it has no room for, only what is put or touched from now on is kept, as by a fetch of `root`.
     pub fn guard_root(&self, root: Cid) -> Guard {
         self.hold(Some(root))
     }
