@@ -476,6 +476,18 @@ mod tests {
         assert!(condemned() == 0 && store.has(&cid));
     }
 
+    #[test]
+    fn room_is_found_behind_any_number_of_blocks_that_are_held() {
+        let cached = Cached::new(&CacheConfig::default(), 1 << 30, Arc::new(OsEntropy));
+        let full = Arc::new(MemoryStore::new(900 * 800));
+        let store = BlockStore::new(full, Arc::new(ThreadPool::new(1))).with_cached(cached);
+        block_on(store.put_fetched((0..900).map(block).collect())).unwrap();
+        let _guard = store.guard();
+        assert!((0..600).all(|number| store.touch(&block(number).cid)));
+        block_on(store.put_many((1000..1010).map(block).collect())).unwrap();
+        assert!((0..600).chain(1000..1010).all(|number| store.has(&block(number).cid)));
+    }
+
     impl State {
         fn is_condemned(&self, cid: &Cid) -> bool {
             self.condemned_bytes.contains_key(&Key::from(cid.hash()))
