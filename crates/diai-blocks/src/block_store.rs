@@ -50,6 +50,9 @@ const EVENT_QUEUE: usize = 1024;
 /// The same of puts, which name up to some thousand blocks each.
 const STORED_QUEUE: usize = 64;
 
+/// Times that room is made for one put: others, who put at the same time, may take it first.
+const MAX_ROOM_MADE: usize = 16;
+
 /// Told what was stored; the put waits for it.
 type Observer = Arc<dyn Fn(Vec<Cid>) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -240,14 +243,14 @@ impl BlockStore {
 
     /// Cached blocks give way before a put fails.
     fn put_making_room(&self, cached: &Cached, blocks: &[Block]) -> Result<(), PutError> {
-        match self.store.put(blocks) {
-            Err(PutError::QuotaExceeded { needed_bytes, .. })
-                if make_room(cached, &*self.store, || self.guarded().0, needed_bytes)? =>
-            {
-                self.store.put(blocks)
+        for _ in 0..MAX_ROOM_MADE {
+            match self.store.put(blocks) {
+                Err(PutError::QuotaExceeded { needed_bytes, .. })
+                    if make_room(cached, &*self.store, || self.guarded().0, needed_bytes)? => {}
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
+        self.store.put(blocks)
     }
 
     /// Removes what the cache has no room for, unless it is held. Blocks.
@@ -255,10 +258,10 @@ impl BlockStore {
         let Some(cached) = &self.cached else { return Ok(()) };
         // Taken first: what is put or pinned from here on is spared.
         let (before, _) = self.guarded();
-        cached.sweep(&*self.store, before)
+        cached.sweep(&*self.store, before, false)
     }
 
-    /// A fetch found `cid` here: for a pin, which makes it kept, or for whoever reads it.
+    /// A fetch found `cid` here, and [touched](Self::touch) it: for a pin, which makes it kept, or for whoever reads it.
     pub(crate) fn found(&self, cid: &Cid, kept: bool) {
         match &self.cached {
             Some(cached) if kept => cached.own(std::iter::once(cid)),
@@ -346,7 +349,8 @@ impl BlockStore {
         self.hold(None)
     }
 
-    /// The same, and keeps what is here already of the DAG under `root`: what a fetch holds.
+    /// The same, and keeps what is here already of the DAG under `root` from a collection: what a fetch holds. From the
+    /// cache, which drops what it has no room for, only what is put or touched from now on is kept, as by a fetch of `root`.
     pub fn guard_root(&self, root: Cid) -> Guard {
         self.hold(Some(root))
     }

@@ -221,12 +221,14 @@ impl Fetcher {
     ///
     /// Cancel-safety: dropping the future ends the want.
     pub async fn block(&self, cid: Cid, options: &FetchOptions) -> Result<Bytes, FetchError> {
-        if let Some(data) = self.store.get_whole(&cid).await? {
+        // Also for what comes: the walk's own is gone when it is read.
+        let _guard = self.store.guard();
+        if self.store.touch(&cid)
+            && let Some(data) = self.store.get_whole(&cid).await?
+        {
             self.store.found(&cid, options.kept);
             return Ok(data);
         }
-        // The walk's own is gone when it is read.
-        let _guard = self.store.guard();
         Walk::new(self, cid, Scope::Block, options).run().await?;
         self.store.get(&cid).await?.ok_or(FetchError::NotFound { cid, asked: Asked::default() })
     }

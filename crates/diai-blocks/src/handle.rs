@@ -240,7 +240,7 @@ impl Blocks {
         let (strategy, announced) = (config.provide, pins.clone());
         let extent = ipfs_dht.clone().map(|dht| Extent { world: world.clone(), dht, store, pins: announced, strategy });
         let announcer = Announcer::start(world.clone(), extent, roots);
-        let healer = Healer::start(fetcher.clone());
+        let healer = Healer::start(fetcher.for_sealed());
         Ok(Self(Arc::new(Inner {
             world: world.clone(),
             identity,

@@ -226,6 +226,67 @@ fn what_all_said_no_to_is_not_asked_of_them_again_for_growing_times() {
     assert_eq!(blocks.len() + haves.len(), 3);
 }
 
+/// All of `hand` say no to `cid`, and whoever wanted it gives up.
+fn deny(hand: &mut Hand, cid: Cid, end: ClientInput) {
+    hand.say(ClientInput::Want { session: 1, cids: vec![cid] });
+    hand.outputs();
+    (1..=2).for_each(|number| hand.presence(peer(number), cid, false));
+    hand.outputs();
+    hand.say(end);
+    hand.outputs();
+}
+
+#[test]
+fn a_holder_that_was_named_before_is_asked_for_what_it_had_not_and_nobody_else() {
+    let mut hand = Hand::new(2);
+    let cid = block("peer 2 has it now").cid;
+    deny(&mut hand, cid, ClientInput::End(1));
+    hand.say(ClientInput::Want { session: 2, cids: vec![] });
+    hand.say(ClientInput::Holders { session: 2, peers: vec![peer(2)] });
+    hand.say(ClientInput::Want { session: 2, cids: vec![cid] });
+    assert_eq!(hand.asked(cid), (vec![peer(2)], vec![]));
+}
+
+#[test]
+fn a_want_that_another_session_has_in_vain_is_asked_of_the_holders_of_the_new_one() {
+    let mut hand = Hand::new(2);
+    let cid = block("peer 2 has it now").cid;
+    deny(&mut hand, cid, ClientInput::End(1));
+    hand.say(ClientInput::Want { session: 3, cids: vec![cid] });
+    assert_eq!(hand.outputs(), [ClientOutput::Exhausted { sessions: vec![3], cid }]);
+    hand.say(ClientInput::Want { session: 2, cids: vec![] });
+    hand.say(ClientInput::Holders { session: 2, peers: vec![peer(2)] });
+    hand.say(ClientInput::Want { session: 2, cids: vec![cid] });
+    assert_eq!(hand.asked(cid), (vec![peer(2)], vec![]));
+}
+
+#[test]
+fn a_want_that_is_put_off_leaves_no_denial() {
+    let mut hand = Hand::new(2);
+    let cid = block("wanted again at once").cid;
+    deny(&mut hand, cid, ClientInput::Unwant { session: 1, cids: vec![cid] });
+    hand.say(ClientInput::Want { session: 1, cids: vec![cid] });
+    let (blocks, haves) = hand.asked(cid);
+    assert_eq!(blocks.len() + haves.len(), 2);
+}
+
+#[test]
+fn a_want_whose_denial_made_room_for_another_is_asked_all_the_same_when_its_time_has_come() {
+    let mut hand = Hand::new(2);
+    let config = ClientConfig { max_denied: 1, ..ClientConfig::default() };
+    hand.machine = ClientMachine::new(config);
+    (1..=2).for_each(|number| hand.say(ClientInput::Connected(peer(number))));
+    let (cid, other) = (block("denied first").cid, block("denied then").cid);
+    deny(&mut hand, cid, ClientInput::End(1));
+    hand.say(ClientInput::Want { session: 2, cids: vec![cid] });
+    assert_eq!(hand.outputs(), [ClientOutput::Exhausted { sessions: vec![2], cid }]);
+    hand.now = hand.now + Duration::from_millis(1);
+    deny(&mut hand, other, ClientInput::End(1));
+    hand.timeout();
+    let (blocks, haves) = hand.asked(cid);
+    assert_eq!(blocks.len() + haves.len(), 2);
+}
+
 #[test]
 fn only_so_many_denials_are_remembered() {
     let mut hand = Hand::new(8);

@@ -209,6 +209,33 @@ fn a_collection_takes_cached_content_and_the_cache_knows() {
 }
 
 #[test]
+fn what_a_collection_took_and_is_added_then_is_not_cached_after_a_kill() {
+    let sim = Sim::new(9);
+    sim.clone().run(async move {
+        let alice = Agent::start(&sim, 1).await;
+        let bob = Agent::with(&sim, 2, caching(8 * MIB)).await;
+        bob.connect(&alice).await;
+        let theirs = files(&alice, 0..2).await;
+        get(&bob, &theirs).await;
+        bob.blocks.shutdown().await.unwrap();
+        let (peer, identity) = (bob.peer(), bob.identity.clone());
+        drop(bob);
+        sim.kill(peer);
+        settle(&alice).await;
+
+        let bob = Agent::configured(sim.rejoin(peer), identity.clone(), caching(8 * MIB)).await;
+        assert_eq!(bob.blocks.gc().await.unwrap().blocks, 2);
+        assert_eq!(files(&bob, 0..2).await, theirs);
+        drop(bob);
+        sim.kill(peer);
+        settle(&alice).await;
+
+        let bob = Agent::configured(sim.rejoin(peer), identity, caching(8 * MIB)).await;
+        assert_eq!((held(&bob, &theirs), bob.blocks.cache_stats().bytes), (2, 0));
+    });
+}
+
+#[test]
 fn a_damaged_block_of_a_pin_that_a_reader_fetches_again_is_not_cached() {
     let sim = Sim::new(7);
     sim.clone().run(async move {

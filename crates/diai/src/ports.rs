@@ -1,6 +1,7 @@
 //! What one protocol needs of another, wired up.
 
 use std::{
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use diai_blocks::{
     Block, Blocks, ContentError, DAG_PB, FetchError, FetchOptions, RAW,
     fetch::FetchProgressFn,
     sealed::{self, OpenError, SealOptions, Source},
-    unixfs::{self, ImportOptions, ReadError},
+    unixfs::{self, ImportOptions, ReadError, WalkOptions},
 };
 use diai_core::{AgentId, BoxFuture, Bytes, Cid, Instant, PeerId, World};
 use diai_discovery::{Discovery, FindOptions, Found};
@@ -27,6 +28,8 @@ const GRANTS_WITHIN: Duration = Duration::from_secs(60);
 const MAX_CANDIDATES: usize = 32;
 /// Outputs up to this are one raw block.
 const SHORT_BYTES: usize = 64 << 10;
+/// Blocks looked for to say that content is here, which takes 20 MiB of memory.
+const MAX_HELD_BLOCKS: usize = 1 << 18;
 /// Enough workers to choose from: the lookup need not go on.
 const ENOUGH_CANDIDATES: usize = 8;
 
@@ -139,6 +142,8 @@ impl Artifacts for InBlocks {
     fn prove(&self, cid: Cid, context: [u8; 32]) -> BoxFuture<'static, Option<[u8; 32]>> {
         let (blocks, deadline) = (self.blocks.clone(), self.world.clock.now() + GRANTS_WITHIN);
         Box::pin(async move {
+            // What comes is cached only, and read afterwards.
+            let _guard = blocks.store().guard_root(cid);
             let sealed = is_sealed(&blocks, cid, &FetchOptions::until(deadline)).await.ok()?;
             if sealed { blocks.access_proof(cid, &context, deadline).await.ok()? } else { None }
         })
@@ -188,7 +193,7 @@ impl Artifacts for InBlocks {
     fn held(&self, cid: Cid) -> BoxFuture<'static, Option<u64>> {
         let blocks = self.blocks.clone();
         Box::pin(async move {
-            if !blocks.has(&cid) {
+            if !is_whole(&blocks, cid).await {
                 return None;
             }
             let content = if blocks.is_sealed(cid).await.ok()? {
@@ -199,6 +204,22 @@ impl Artifacts for InBlocks {
             unixfs::stat(blocks.store(), content).await.ok().map(|stat| stat.bytes)
         })
     }
+}
+
+/// Whether all of the DAG under `cid` is here: what is only cached may lack any of its blocks. One of more than
+/// [`MAX_HELD_BLOCKS`] counts as one that is not.
+async fn is_whole(blocks: &Blocks, cid: Cid) -> bool {
+    if !blocks.has(&cid) {
+        return false;
+    }
+    let options = WalkOptions { max_blocks: MAX_HELD_BLOCKS, ..WalkOptions::default() };
+    let mut walk = pin!(unixfs::walk(blocks.store(), cid, &options));
+    while let Some(visited) = walk.next().await {
+        if !visited.is_ok_and(|visited| blocks.has(&visited.cid)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether `cid` is sealed; only its root is fetched, and only if it can be a folder.

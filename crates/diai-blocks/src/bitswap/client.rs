@@ -36,7 +36,8 @@ pub enum ClientInput {
         /// Which blocks, the most urgent first.
         cids: Vec<Cid>,
     },
-    /// A session wants blocks no longer.
+    /// A session wants blocks no longer, as they came by another way, or not now. Who said no is not remembered for that,
+    /// as it is at the [`End`](Self::End).
     Unwant {
         /// Whose wants they were.
         session: u64,
@@ -184,7 +185,7 @@ impl ClientMachine {
             ClientInput::Gone(peer) => self.gone(peer),
             ClientInput::Want { session, cids } => self.want(now, session, cids),
             ClientInput::Unwant { session, cids } => {
-                cids.iter().for_each(|cid| self.unwant(now, session, cid.hash()));
+                cids.iter().for_each(|cid| drop(self.unwant(session, cid.hash())));
             }
             ClientInput::Holders { session, peers } => self.holders(session, &peers),
             ClientInput::End(session) => self.end(now, session),
@@ -315,6 +316,8 @@ impl ClientMachine {
             if let Some(open) = self.open.get_mut(&hash) {
                 if !open.sessions.contains(&id) {
                     open.sessions.push(id);
+                    let Open { refused, standing, .. } = &mut *open;
+                    refused.retain(|peer| standing.contains(peer) || !session.holders.contains_key(peer));
                     // This session is told too if nobody has it, or knows a holder.
                     if std::mem::take(&mut open.exhausted) && !open.queued {
                         open.queued = true;
@@ -324,7 +327,8 @@ impl ClientMachine {
                 continue;
             }
             let mut refused = self.denials.open(now, &hash);
-            refused.retain(|peer| self.peers.contains_key(peer));
+            // A holder may have it by now: whoever named it knows more than what is remembered.
+            refused.retain(|peer| self.peers.contains_key(peer) && !session.holders.contains_key(peer));
             let open = Open {
                 cid,
                 priority: self.next_priority,
@@ -346,24 +350,29 @@ impl ClientMachine {
         }
     }
 
-    fn unwant(&mut self, now: Instant, id: u64, hash: &Multihash) {
-        let Some(open) = self.open.get_mut(hash) else { return };
+    /// Returns the want if nobody wants it any more.
+    fn unwant(&mut self, id: u64, hash: &Multihash) -> Option<Open> {
+        let open = self.open.get_mut(hash)?;
         open.sessions.retain(|session| *session != id);
         if open.sessions.is_empty() {
-            if let Some(open) = self.close(hash, None) {
-                self.deny(now, hash, &open);
-            }
-        } else if open.asked.is_none() {
+            return self.close(hash, None);
+        }
+        if open.asked.is_none() {
             // It may have been queued in the session that left.
             open.queued = false;
             self.queue_first(*hash);
         }
+        None
     }
 
     fn end(&mut self, now: Instant, id: u64) {
         let hashes: Vec<_> =
             self.open.iter().filter(|(_, open)| open.sessions.contains(&id)).map(|(hash, _)| *hash).collect();
-        hashes.iter().for_each(|hash| self.unwant(now, id, hash));
+        for hash in &hashes {
+            if let Some(open) = self.unwant(id, hash) {
+                self.deny(now, hash, &open);
+            }
+        }
         self.sessions.remove(&id);
     }
 

@@ -31,7 +31,7 @@ const PAGE_BLOCKS: usize = 256;
 pub(crate) struct Cached {
     state: Mutex<State>,
     marks: Option<Marks>,
-    /// Entries, those to be removed, and arrivals: none means that there is nothing to look for.
+    /// Entries, those to be removed, arrivals, and changes to be written: none means that there is nothing to look for.
     known: AtomicUsize,
     /// There is something to remove, and perhaps nobody in its way any more.
     pub(super) wake: Notify,
@@ -46,7 +46,7 @@ struct State {
     condemned_bytes: BTreeMap<Key, u64>,
     /// Being put by so many who fetched them.
     arriving: BTreeMap<Key, u32>,
-    /// Not written down yet: cached now, or no more.
+    /// Not written down yet: cached now, or no more. What is being written stays here until it is durable.
     unwritten: BTreeMap<Key, bool>,
     /// What must be written down before anything else is durable.
     urgent: bool,
@@ -96,7 +96,7 @@ impl Cached {
     }
 
     fn note(&self, state: &State) {
-        let known = state.policy.len() + state.condemned_bytes.len() + state.arriving.len();
+        let known = state.policy.len() + state.condemned_bytes.len() + state.arriving.len() + state.unwritten.len();
         self.known.store(known, Ordering::Release);
     }
 
@@ -200,8 +200,9 @@ impl Cached {
     }
 
     /// Removes what is condemned and nobody holds. `before` is the oldest generation that is held, and was taken before
-    /// this call: what is put, touched or pinned meanwhile is of a later one.
-    pub(crate) fn sweep(&self, store: &dyn Store, before: u32) -> Result<(), RemoveError> {
+    /// this call: what is put, touched or pinned meanwhile is of a later one. Looks at `all`, or ends where it meets many
+    /// that are held.
+    pub(crate) fn sweep(&self, store: &dyn Store, before: u32, all: bool) -> Result<(), RemoveError> {
         let mut left = self.state.lock().condemned.len();
         while left > 0 {
             let page: Vec<Multihash> = {
@@ -229,8 +230,8 @@ impl Cached {
             }
             self.note(&state);
             outcome?;
-            if removed == 0 && looked_at > 0 {
-                // Those that were condemned first are held; later ones are all the more.
+            if !all && removed == 0 && looked_at > 0 {
+                // Those that were condemned first are held; later ones mostly are too, and can wait.
                 break;
             }
         }
@@ -263,20 +264,29 @@ impl Cached {
         self.marks.is_some() && self.state.lock().urgent
     }
 
-    /// Writes down what is cached, durably. Blocks.
+    /// Writes down what is cached, durably. Whoever calls while another writes waits for it. Blocks.
     pub(crate) fn write(&self) -> Result<(), OpenCacheError> {
-        let take = || {
+        let written = |changes: BTreeMap<Key, bool>| {
             let mut state = self.state.lock();
-            state.urgent = false;
-            std::mem::take(&mut state.unwritten)
+            state.unwritten.retain(|key, cached| changes.get(key) != Some(cached));
+            // Only now, or a flush meanwhile would not wait.
+            state.urgent &= state.unwritten.values().any(|cached| !cached);
+            self.note(&state);
         };
-        match &self.marks {
-            Some(marks) => marks.write(take),
-            None => {
-                take();
-                Ok(())
+        let changes = || self.state.lock().unwritten.clone();
+        let Some(marks) = &self.marks else {
+            written(changes());
+            return Ok(());
+        };
+        let outcome = marks.write(changes, written);
+        if outcome.is_err() {
+            let mut state = self.state.lock();
+            if state.unwritten.len() >= MAX_UNWRITTEN {
+                // A mark that is missing costs space; one that is not struck out costs data.
+                state.unwritten.retain(|_, cached| !*cached);
             }
         }
+        outcome
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -323,8 +333,9 @@ impl State {
     fn give_up(&mut self, key: &Key, own: bool) {
         if self.policy.remove(key).or(self.condemned_bytes.remove(key)).is_some() {
             self.unwritten.insert(key.clone(), false);
-            self.urgent |= own;
         }
+        // Also of one that left the store before, and has come again: its mark may still be there.
+        self.urgent |= own && self.unwritten.get(key) == Some(&false);
     }
 
     fn hit(&mut self, bytes: u64) {
@@ -463,6 +474,18 @@ mod tests {
         drop(guard);
         store.sweep().unwrap();
         assert!(condemned() == 0 && store.has(&cid));
+    }
+
+    #[test]
+    fn room_is_found_behind_any_number_of_blocks_that_are_held() {
+        let cached = Cached::new(&CacheConfig::default(), 1 << 30, Arc::new(OsEntropy));
+        let full = Arc::new(MemoryStore::new(900 * 800));
+        let store = BlockStore::new(full, Arc::new(ThreadPool::new(1))).with_cached(cached);
+        block_on(store.put_fetched((0..900).map(block).collect())).unwrap();
+        let _guard = store.guard();
+        assert!((0..600).all(|number| store.touch(&block(number).cid)));
+        block_on(store.put_many((1000..1010).map(block).collect())).unwrap();
+        assert!((0..600).chain(1000..1010).all(|number| store.has(&block(number).cid)));
     }
 
     impl State {

@@ -43,18 +43,22 @@ impl Marks {
         Ok(())
     }
 
-    /// Writes what `take` gives: what is cached now, or no more. Durable when it returns. Whoever comes meanwhile waits, so
-    /// that what is taken later is written later.
-    pub(super) fn write(&self, take: impl FnOnce() -> BTreeMap<Key, bool>) -> Result<(), OpenCacheError> {
+    /// Writes what `changes` gives: what is cached now, or no more; gives it to `written` when it is durable. Whoever comes
+    /// meanwhile waits until then, so that what changes later is written later.
+    pub(super) fn write(
+        &self,
+        changes: impl FnOnce() -> BTreeMap<Key, bool>,
+        written: impl FnOnce(BTreeMap<Key, bool>),
+    ) -> Result<(), OpenCacheError> {
         let database = self.database.lock();
-        let changes = take();
+        let changes = changes();
         if changes.is_empty() {
             return Ok(());
         }
         let transaction = database.begin_write().map_err(boxed)?;
         {
             let mut table = transaction.open_table(CACHED).map_err(boxed)?;
-            for (key, cached) in changes {
+            for (key, cached) in &changes {
                 let hash = key.multihash().to_bytes();
                 match cached {
                     true => drop(table.insert(hash.as_slice(), ()).map_err(boxed)?),
@@ -62,7 +66,9 @@ impl Marks {
                 }
             }
         }
-        Ok(transaction.commit().map_err(boxed)?)
+        transaction.commit().map_err(boxed)?;
+        written(changes);
+        Ok(())
     }
 }
 

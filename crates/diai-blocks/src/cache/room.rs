@@ -17,7 +17,7 @@ pub(crate) fn make_room(
     loop {
         let any = cached.condemn(needed_bytes.max(MIN_BYTES));
         let held_before = cached.stats().condemned_bytes;
-        cached.sweep(store, before()).map_err(|error| match error {
+        cached.sweep(store, before(), true).map_err(|error| match error {
             RemoveError::Failed => PutError::Failed,
             RemoveError::Io(error) => PutError::Io(error),
             RemoveError::Closed => PutError::Closed,

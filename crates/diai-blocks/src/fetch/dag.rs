@@ -48,7 +48,7 @@ pub(super) struct Walk<'a> {
     pub(super) scope: Scope,
     pub(super) options: &'a FetchOptions,
     _guard: Guard,
-    session: Option<Session>,
+    pub(super) session: Option<Session>,
     /// To visit, the next one last.
     pub(super) frontier: Vec<Cid>,
     /// Nodes with links that were visited, by codec and hash.
@@ -157,7 +157,7 @@ impl<'a> Walk<'a> {
             }
             self.call_for_rescue(self.asked_in_vain()).await?;
             match self.next_event().await {
-                Event::Rescued(brought) => self.rescued(brought)?,
+                Event::Rescued(brought) => self.rescued(brought).await?,
                 Event::Stored(stored) => {
                     self.storing = None;
                     stored?;
@@ -461,14 +461,14 @@ impl<'a> Walk<'a> {
             return Err(self.not_found().await);
         }
         if now >= self.lookups.wake() {
-            if let Some(until) = self.unknown_until(now) {
-                self.lookups.put_off(until.min(now + self.fetcher.config.provider_interval));
-                return Ok(());
-            }
             // Who is likely to have it may have been silent or away when it was asked.
             let likely: BTreeSet<_> = self.options.holders.iter().chain(&self.deliverers).copied().collect();
             if let Some(session) = self.session.as_ref().filter(|_| !likely.is_empty()) {
                 session.holders(likely.into_iter().collect()).await;
+            }
+            if let Some(until) = self.unknown_until(now) {
+                self.lookups.put_off(until.min(now + self.fetcher.config.provider_interval));
+                return Ok(());
             }
             let missing =
                 self.missing.keys().next().and_then(|hash| self.wanted.get(hash)).and_then(|cids| cids.first());

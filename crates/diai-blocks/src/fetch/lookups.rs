@@ -14,6 +14,8 @@ use crate::ipfs_dht::NamedProviders;
 pub(super) struct Named {
     pub(super) server: Option<PeerId>,
     pub(super) providers: Vec<PeerId>,
+    /// The lookup ended with an error instead.
+    pub(super) failed: bool,
 }
 
 /// The lookups of one DHT.
@@ -39,6 +41,9 @@ pub(super) struct Lookups {
     pub(super) found: bool,
     /// Whether all that ran have ended once, or were known to be in vain.
     ended: bool,
+    /// Lookups in the DHT of the agents that began last, and those that failed.
+    asked: usize,
+    failed: usize,
 }
 
 impl Lookups {
@@ -46,7 +51,7 @@ impl Lookups {
         let now = fetcher.world.clock.now();
         let ipfs = if fetcher.ipfs_dht.is_some() { now } else { Instant::NEVER };
         let slots = [now, ipfs].map(|next| Slot { running: None, next });
-        Self { slots, providers: Providers::default(), found: false, ended: false }
+        Self { slots, providers: Providers::default(), found: false, ended: false, asked: 0, failed: 0 }
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -56,6 +61,12 @@ impl Lookups {
     /// Whether nobody is known and nobody is being looked for.
     pub(super) fn in_vain(&self) -> bool {
         self.ended && !self.is_running() && self.providers.0.is_empty()
+    }
+
+    /// Whether a lookup in the DHT of the agents has ended without an error: that of IPFS tells of none, so what it did not
+    /// name may be there.
+    pub(super) fn answered(&self) -> bool {
+        self.failed < self.asked
     }
 
     /// Nothing that does not run begins before `until`.
@@ -87,15 +98,20 @@ impl Lookups {
         let is_due = |slot: &Slot| slot.running.is_none() && slot.next <= now;
         if is_due(agents) {
             let keys: Vec<_> = cids.iter().filter_map(provider_key).collect();
+            (self.asked, self.failed) = (keys.len(), 0);
             let dht = fetcher.world.dht.clone();
             let found = stream::iter(keys).map(move |key| dht.providers(key)).flatten();
-            // An error of one lookup is an answer like no providers: it is tried again.
-            let named = |found: Result<Vec<PeerId>, _>| Named { server: None, providers: found.unwrap_or_default() };
+            // It is tried again, like one that named nobody; but nothing follows from it.
+            let named = |found: Result<Vec<PeerId>, _>| Named {
+                server: None,
+                failed: found.is_err(),
+                providers: found.unwrap_or_default(),
+            };
             agents.running = Some(found.map(named).boxed());
         }
         if let Some(dht) = fetcher.ipfs_dht.as_ref().filter(|_| is_due(ipfs)) {
             let found = stream::select_all(cids.iter().map(|cid| dht.providers(*cid.hash())));
-            let named = |NamedProviders { server, providers }| Named { server: Some(server), providers };
+            let named = |NamedProviders { server, providers }| Named { server: Some(server), providers, failed: false };
             ipfs.running = Some(found.map(named).boxed());
         }
     }
@@ -109,6 +125,7 @@ impl Lookups {
             named = agents.next() => (named, agents),
             named = ipfs.next() => (named, ipfs),
         };
+        self.failed += usize::from(named.as_ref().is_some_and(|named| named.failed));
         named.unwrap_or_else(|| {
             *slot = Slot { running: None, next: fetcher.world.clock.now() + fetcher.config.provider_interval };
             self.ended = true;
@@ -129,7 +146,7 @@ impl Providers {
 
     /// Those of `named` that are worth naming to the session.
     pub(super) fn add(&mut self, named: Named, us: PeerId, cap: usize) -> Vec<PeerId> {
-        let Named { server, providers } = named;
+        let Named { server, providers, .. } = named;
         let mut useful = Vec::new();
         for peer in providers.into_iter().filter(|peer| *peer != us) {
             if self.0.contains_key(&peer) || self.0.len() < cap || self.make_room(server) {
@@ -162,7 +179,7 @@ mod tests {
     }
 
     fn say(server: u8, providers: std::ops::Range<u8>) -> Named {
-        Named { server: Some(peer(server)), providers: providers.map(peer).collect() }
+        Named { server: Some(peer(server)), providers: providers.map(peer).collect(), failed: false }
     }
 
     #[test]

@@ -13,7 +13,7 @@ impl Walk<'_> {
         let now = self.fetcher.world.clock.now();
         let known = self.fetcher.lookups.lock().providers(now, self.root.hash());
         let us = self.fetcher.world.network.local_peer();
-        let known = Named { server: None, providers: known };
+        let known = Named { providers: known, ..Named::default() };
         self.lookups.providers.add(known, us, self.fetcher.config.max_providers);
     }
 
@@ -25,9 +25,9 @@ impl Walk<'_> {
         }
     }
 
-    /// A lookup has ended.
+    /// The lookups have ended. One that failed says nothing of who provides what.
     pub(super) fn looked_up(&self) {
-        if !self.lookups.found {
+        if !self.lookups.found && self.lookups.answered() {
             let now = self.fetcher.world.clock.now();
             self.fetcher.lookups.lock().nobody(now, self.root.hash(), self.connected());
         }

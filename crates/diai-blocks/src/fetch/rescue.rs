@@ -152,8 +152,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Notes what the last resort has brought: the walk finds it here.
-    pub(super) fn rescued(&mut self, brought: Option<Brought>) -> Result<(), FetchError> {
+    /// Notes what the last resort has brought: the walk finds it here, and no peer is asked for it any more. Cancel-safe.
+    pub(super) async fn rescued(&mut self, brought: Option<Brought>) -> Result<(), FetchError> {
         let Some(brought) = brought else { return Ok(()) };
         self.last_block = self.fetcher.world.clock.now();
         if let Some(rescue) = &mut self.rescue {
@@ -165,10 +165,13 @@ impl Walk<'_> {
         self.check_bytes()?;
         let store = &self.fetcher.store;
         let here: Vec<_> = self.wanted.keys().filter(|hash| store.has(&Cid::new_v1(RAW, **hash))).copied().collect();
+        let mut unwanted = Vec::new();
         for hash in here {
             self.missing.remove(&hash);
             let cids = self.wanted.remove(&hash).unwrap_or_default();
             self.wanted_nodes -= cids.iter().filter(|cid| self.is_node(cid)).count();
+            // A want goes by the hash, whichever of its CIDs it came with.
+            unwanted.extend(cids.first());
             for cid in cids {
                 // It was seen when it was wanted, and is to be visited now.
                 self.seen.remove(&(cid.codec(), Key::from(cid.hash())));
@@ -176,6 +179,9 @@ impl Walk<'_> {
             }
         }
         self.tell();
+        if let Some(session) = self.session.as_ref().filter(|_| !unwanted.is_empty()) {
+            session.unwant(unwanted).await;
+        }
         Ok(())
     }
 }

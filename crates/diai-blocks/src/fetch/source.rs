@@ -55,12 +55,14 @@ impl NetworkSource {
 
     async fn fetch(&self, cid: Cid) -> Result<Bytes, FetchError> {
         let store = &self.shared.fetcher.store;
-        if let Some(data) = store.get_whole(&cid).await? {
+        // Also for what comes: that of the fetch is gone when it is read.
+        let _guard = store.guard();
+        if store.touch(&cid)
+            && let Some(data) = store.get_whole(&cid).await?
+        {
             store.found(&cid, self.shared.options.kept);
             return Ok(data);
         }
-        // That of the fetch is gone when it is read.
-        let _guard = store.guard();
         let (reply, outcome) = oneshot::channel();
         let _task = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);

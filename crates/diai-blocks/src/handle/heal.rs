@@ -21,6 +21,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Healer(Mutex<JoinSet<()>>);
 
 impl Healer {
+    /// Heals by `fetcher`, which must be one [for sealed content](Fetcher::for_sealed): what a damaged block is of nobody
+    /// knows.
     pub(super) fn start(fetcher: Fetcher) -> Self {
         let mut tasks = JoinSet::new();
         let events = fetcher.store.events();

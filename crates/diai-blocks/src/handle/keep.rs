@@ -172,7 +172,8 @@ impl Blocks {
         progress: Option<ProgressFn<RepairProgress>>,
     ) -> Result<Repaired, RepairError> {
         let fetch = FetchOptions { kept: true, ..fetch };
-        self.0.pins.repair(&self.0.fetcher.source(fetch), progress).await
+        // What lacks may be of sealed content, or of a workspace.
+        self.0.pins.repair(&self.0.fetcher.for_sealed().source(fetch), progress).await
     }
 
     /// What becomes of damaged blocks, from now on.

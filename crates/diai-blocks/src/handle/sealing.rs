@@ -36,10 +36,12 @@ impl Blocks {
             groups: options.sealed_for_groups.iter().map(|group| self.newest(group)).collect(),
             keying: options.keying.clone(),
         };
+        // The new version has chunks of the previous one, which must stay until it is pinned.
+        let _guard = options.replaces.map(|previous| store.guard_root(previous));
         let sealed = match (options.replaces, source) {
             (Some(previous), source) => {
-                let _guard = store.guard_root(previous);
-                self.0.fetcher.for_sealed().dag(previous, &FetchOptions::default()).await?;
+                let fetch = FetchOptions { kept: true, ..FetchOptions::default() };
+                self.0.fetcher.for_sealed().dag(previous, &fetch).await?;
                 sealed::reseal(world, store, self.keys(), previous, source, &sealing).await?
             }
             (None, source) => {

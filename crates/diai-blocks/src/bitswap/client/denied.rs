@@ -102,8 +102,11 @@ impl ClientMachine {
         {
             self.denials.lifts.pop_first();
             let Some(open) = self.open.get_mut(&hash) else { continue };
-            let Some(denial) = self.denials.denied.get(&hash) else { continue };
-            open.refused.retain(|peer| !denial.peers.contains(peer) || open.standing.contains(peer));
+            // Where the denial made room for another, all whom it spared are asked.
+            let denial = self.denials.denied.get(&hash);
+            let spared = |peer: &PeerId| denial.is_none_or(|denial| denial.peers.contains(peer));
+            let Open { refused, standing, .. } = &mut *open;
+            refused.retain(|peer| !spared(peer) || standing.contains(peer));
             open.exhausted = false;
             if open.asked.is_none() {
                 self.queue_first(hash);
