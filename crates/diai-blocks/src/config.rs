@@ -49,7 +49,7 @@ pub enum ProvideStrategy {
 }
 
 impl BlocksConfig {
-    /// Has `policy` decide who may fetch what, by Bitswap and as whole DAGs: see [`serve`](crate::serve).
+    /// Has `policy` decide who may fetch what, by Bitswap, as whole DAGs, and from our gateway: see [`serve`](crate::serve).
     #[must_use]
     pub fn serving(mut self, policy: impl ServePolicy) -> Self {
         let rule = ServeRule::new(policy);

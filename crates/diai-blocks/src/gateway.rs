@@ -17,7 +17,9 @@
 //! opened; a root that nobody has is asked for by its CID, whatever it may be.
 //!
 //! **Serving** ([`GatewayServer`]). Only what is stored here is served, to whoever reaches the address, which is of this
-//! machine unless it is configured otherwise; a [`Policy`] narrows it down. It serves sealed content as it is, to be opened by those
+//! machine unless it is configured otherwise; a [`Policy`] says what may be asked for,
+//! and [`ServerConfig::rule`] which blocks may be sent: what [`BlocksConfig::serving`](crate::BlocksConfig::serving) denies to
+//! strangers is not here over HTTP either. It serves sealed content as it is, to be opened by those
 //! who were granted it. A DAG of which a part is missing is sent up to there, and its connection is closed.
 //!
 //! # Limits

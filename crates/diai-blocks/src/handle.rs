@@ -218,6 +218,8 @@ impl Blocks {
             Ok::<_, StartError>((store, pins))
         };
         let (store, pins) = offload(&*world.offload, open).await.map_err(|_| StartError::Closed)??;
+        #[cfg(feature = "gateway")]
+        let rule = config.server.rule.clone();
         let bitswap = Bitswap::start(world, store.clone(), config.client, config.server)?;
         let dags = DagServer::start(world, store.clone(), config.dag)?;
         let ipfs_dht = config.ipfs_dht.as_ref().map(|config| IpfsDht::start(world, config));
@@ -226,7 +228,7 @@ impl Blocks {
             .with_ipfs_dht(ipfs_dht.clone())
             .with_cache(config.cache);
         #[cfg(feature = "gateway")]
-        let (fetcher, gateway) = gateway::start(world, fetcher, config.gateway).await?;
+        let (fetcher, gateway) = gateway::start(world, fetcher, config.gateway, rule).await?;
         let parts = Parts {
             world: world.clone(),
             identity: identity.clone(),

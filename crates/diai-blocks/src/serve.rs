@@ -1,8 +1,8 @@
-//! Who may fetch what from here: asked for every block before Bitswap or [`dag`](crate::dag) says or sends anything about
-//! it.
+//! Who may fetch what from here: asked for every block before Bitswap, [`dag`](crate::dag) or our HTTP gateway says or
+//! sends anything about it.
 //!
 //! What is denied is answered like what is not here, so that nobody learns of it: DONT_HAVE where that was asked for,
-//! *missing* within a DAG, and nothing when the block comes later. Without a policy everything in the store is served to
+//! *missing* within a DAG, status 404 or a CAR file cut short over HTTP, and nothing when the block comes later. Without a policy everything in the store is served to
 //! everybody: sealed content, which says nothing to those without its key, and plain content alike; also what a pin has
 //! of its DAG before it is complete. Damaged blocks count as not here.
 //!
@@ -47,8 +47,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Asker {
-    /// The device, proven by the transport.
-    pub peer: PeerId,
+    /// The device, proven by the transport; `None` for whoever asks our gateway, over HTTP.
+    pub peer: Option<PeerId>,
     /// Its agent; `None` for devices that showed no certificate, such as IPFS nodes.
     pub agent: Option<AgentId>,
 }
@@ -78,7 +78,7 @@ impl ServeRule {
     }
 
     /// The rule for one who asks; `agent` is looked up only if it matters.
-    pub(crate) fn gate(&self, peer: PeerId, agent: impl FnOnce() -> Option<AgentId>) -> Gate {
+    pub(crate) fn gate(&self, peer: Option<PeerId>, agent: impl FnOnce() -> Option<AgentId>) -> Gate {
         Gate(self.0.clone().map(|policy| (policy, Asker { peer, agent: agent() })))
     }
 }
@@ -101,7 +101,7 @@ impl PartialEq for ServeRule {
 
 impl Eq for ServeRule {}
 
-/// What one peer may have.
+/// What one who asks may have.
 #[derive(Clone)]
 pub(crate) struct Gate(Option<(Arc<dyn ServePolicy>, Asker)>);
 

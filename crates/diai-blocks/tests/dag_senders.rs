@@ -288,7 +288,7 @@ fn after_half_of_the_time_what_is_left_comes_by_single_blocks() {
         let content = noise(24, 40 << 20);
         let cid = add(&alice, &content).await;
         // Above the floor, and too slow for the deadline all the same.
-        let manner = Manner { piece_bytes: 200 << 10, pause: Duration::from_secs(1), ..Manner::default() };
+        let manner = Manner { piece_bytes: 60 << 10, pause: Duration::from_millis(80), ..Manner::default() };
         let slow = Middleman::start(&sim, 66, alice.peer(), manner);
         bob.world.network.connect(slow.peer, Vec::new()).await.unwrap();
         alice.blocks.provide(cid);
@@ -296,7 +296,67 @@ fn after_half_of_the_time_what_is_left_comes_by_single_blocks() {
         bob.blocks.fetch(cid, &options).await.unwrap();
         let senders = options.account.senders();
         let by = |via| senders.iter().filter(|sent| sent.via == via).map(|sent| sent.bytes).sum::<u64>();
-        assert!(by(Via::WholeDag) > 2 << 20 && by(Via::Bitswap) + by(Via::WholeDag) >= 40 << 20, "{senders:?}");
+        assert!(by(Via::WholeDag) > 12 << 20 && by(Via::Bitswap) + by(Via::WholeDag) >= 40 << 20, "{senders:?}");
+    });
+}
+
+#[test]
+fn a_slow_sender_does_not_keep_a_fetch_without_deadline_from_others() {
+    let sim = Sim::new(31);
+    sim.clone().run(async move {
+        let (alice, bob) = (Agent::by_bitswap(&sim, 1).await, Agent::start(&sim, 2).await);
+        let content = noise(31, 40 << 20);
+        let cid = add(&alice, &content).await;
+        let manner = Manner { piece_bytes: 200 << 10, pause: Duration::from_secs(1), ..Manner::default() };
+        let slow = Middleman::start(&sim, 66, alice.peer(), manner);
+        bob.world.network.connect(slow.peer, Vec::new()).await.unwrap();
+        alice.blocks.provide(cid);
+        let begin = bob.world.clock.now();
+        let options = FetchOptions::default();
+        bob.blocks.fetch(cid, &options).await.unwrap();
+        let took = bob.world.clock.now().since(begin);
+        assert!(took < Duration::from_secs(20), "it took {took:?}");
+        assert!(options.account.senders().iter().any(|sent| sent.peer == alice.peer()));
+    });
+}
+
+#[test]
+fn a_reserve_takes_the_place_of_a_slow_sender() {
+    let sim = Sim::new(32);
+    sim.clone().run(async move {
+        let fetch = FetchConfig { max_senders: 1, whole_dags: true, ..FetchConfig::default() };
+        let (alice, bob) = (Agent::start(&sim, 1).await, with_fetch(&sim, 2, fetch).await);
+        let content = noise(32, 40 << 20);
+        let cid = add(&alice, &content).await;
+        let manner = Manner { piece_bytes: 200 << 10, pause: Duration::from_secs(1), ..Manner::default() };
+        let slow = Middleman::start(&sim, 66, alice.peer(), manner);
+        bob.world.network.connect(slow.peer, Vec::new()).await.unwrap();
+        alice.connect(&bob).await;
+        let begin = bob.world.clock.now();
+        let options = FetchOptions { holders: vec![slow.peer], ..FetchOptions::default() };
+        bob.blocks.fetch(cid, &options).await.unwrap();
+        let took = bob.world.clock.now().since(begin);
+        assert!(took < Duration::from_secs(8), "it took {took:?}");
+        let senders = options.account.senders();
+        assert!(senders.iter().all(|sent| sent.via == Via::WholeDag), "{senders:?}");
+    });
+}
+
+#[test]
+fn a_sender_that_cuts_its_answers_after_a_block_each_is_left_for_those_who_send_single_blocks() {
+    let sim = Sim::new(33);
+    sim.clone().run(async move {
+        let dag = DagConfig { max_bytes: 150_000, ..DagConfig::default() };
+        let alice = Agent::with(&sim, 1, BlocksConfig { dag, ..BlocksConfig::default() }).await;
+        let bob = Agent::start(&sim, 2).await;
+        let mut blocks: Vec<_> = (0..60).map(|n| Block::new(RAW, noise(n, 100_000)).unwrap()).collect();
+        let root = cbor_list(&blocks.iter().map(|block| block.cid).collect::<Vec<_>>());
+        blocks.push(root.clone());
+        alice.blocks.store().put_many(blocks).await.unwrap();
+        alice.connect(&bob).await;
+        bob.blocks.fetch(root.cid, &FetchOptions::until(bob.within(60))).await.unwrap();
+        let requests = alice.blocks.status().await.unwrap().dag.requests;
+        assert!(requests <= 4, "asked {requests} times");
     });
 }
 

@@ -13,6 +13,7 @@ use diai_blocks::{
     Block, Cid, MAX_BLOCK_BYTES, RAW,
     dag_pb::Link,
     gateway::{CAR_TYPE, DagScope, EntityBytes, Policy, Query, Reason, ServerConfig, Verdict},
+    serve::{Asker, ServeRule},
     unixfs,
 };
 use futures::StreamExt;
@@ -228,6 +229,48 @@ async fn what_is_not_served_is_refused_with_a_reason() {
     }
     let cached = format!("GET /ipfs/{absent}?format=raw HTTP/1.1\r\nCache-Control: only-if-cached");
     assert_eq!(ask(server.addr(), &cached).await.status, 412);
+}
+
+#[tokio::test]
+async fn what_the_rule_denies_to_strangers_is_as_if_it_were_not_here() {
+    let store = store();
+    let [open, denied] = [b"open", b"shut"].map(|data| Block::new(RAW, &data[..]).unwrap());
+    let folder = |cid| {
+        let links = vec![Link { cid, name: "x".into(), tsize: 0 }];
+        unixfs::build_folder(links, &Default::default()).unwrap()
+    };
+    let (inner, plain) = (folder(denied.cid), folder(open.cid));
+    let outer = folder(inner.root);
+    let (hidden, way, shut) = (outer.root, *inner.root.hash(), *denied.cid.hash());
+    let (root, inner) = (plain.root, inner.root);
+    store.put_many(vec![open.clone(), denied.clone()]).await.unwrap();
+    for folder in [folder(denied.cid), plain, outer] {
+        store.put_many(folder.blocks).await.unwrap();
+    }
+    let rule = ServeRule::new(move |asker: &Asker, cid: &Cid| {
+        assert_eq!((asker.peer, asker.agent), (None, None));
+        *cid.hash() != shut
+    });
+    let server = serve(&store, ServerConfig { rule, ..any_port() }).await;
+    // By another codec it is the same block.
+    let other = Cid::new_v1(0x71, shut);
+    for (request, status) in [
+        (format!("GET /ipfs/{}?format=raw", denied.cid), 404),
+        (format!("HEAD /ipfs/{}?format=raw", denied.cid), 404),
+        (format!("GET /ipfs/{other}?format=raw"), 404),
+        (format!("GET /ipfs/{inner}/x?format=car"), 404),
+        (format!("GET /ipfs/{hidden}/x/x?format=car"), 404),
+        (format!("GET /ipfs/{inner}?format=raw"), 200),
+        (format!("GET /ipfs/{root}/x?format=car"), 200),
+    ] {
+        assert_eq!(ask(server.addr(), &format!("{request} HTTP/1.1")).await.status, status, "{request}");
+    }
+    let (blocks, failed) = car(&client(config(&[server.addr()])), Query::car(hidden, DagScope::All)).await;
+    assert!(failed.is_some() && blocks.iter().all(|block| block.cid != denied.cid));
+    let rule = ServeRule::new(move |_: &Asker, cid: &Cid| *cid.hash() != way);
+    let server = serve(&store, ServerConfig { rule, ..any_port() }).await;
+    let through = format!("GET /ipfs/{hidden}/x/x?format=car HTTP/1.1");
+    assert_eq!(ask(server.addr(), &through).await.status, 404);
 }
 
 #[tokio::test]

@@ -10,13 +10,14 @@ use std::{sync::Arc, time::Duration};
 
 use common::{TestCalls, identity, join, noise};
 use diai_blocks::{
-    Blocks, BlocksConfig,
+    Blocks, BlocksConfig, Cid,
     fetch::FetchOptions,
     gateway::{ClientConfig, ConfigError, GatewayConfig},
     handle::{AddOptions, StartError},
+    serve::Asker,
 };
 use diai_core::{World, memory::Sim, os::OsClock};
-use web::{Scripted, any_port, pool};
+use web::{Scripted, any_port, ask, pool};
 
 /// An agent without peers, whose time and threads are those of this machine, as its sockets are.
 async fn lonely(sim: &Sim, number: u64, gateway: GatewayConfig) -> Result<(World, Blocks), StartError> {
@@ -58,4 +59,18 @@ async fn settings_that_make_no_sense_are_told_at_the_start() {
     let taken = diai_blocks::gateway::ServerConfig { addr: first.gateway_addr().unwrap(), ..Default::default() };
     let started = lonely(&Sim::new(5), 3, GatewayConfig { server: Some(taken), ..Default::default() }).await;
     assert!(matches!(started, Err(StartError::Gateway(ConfigError::Listen { .. }))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_fetched_by_nobody_else_is_not_served_over_http() {
+    let (sim, identity) = (Sim::new(3), identity(&Sim::new(3), 3));
+    let world = World { clock: Arc::new(OsClock::new()), offload: pool(), ..join(&sim, &identity) };
+    let calls = TestCalls::start(&world, identity.agent());
+    let gateway = GatewayConfig { server: Some(any_port()), ..GatewayConfig::default() };
+    let policy = |asker: &Asker, _: &Cid| asker.agent.is_some();
+    let config = BlocksConfig { gateway, ..BlocksConfig::default().serving(policy) };
+    let blocks = Blocks::start(&world, identity, calls, config).await.unwrap();
+    let cid = blocks.add_bytes(noise(1, 100), AddOptions::default()).await.unwrap().cid;
+    let answer = ask(blocks.gateway_addr().unwrap(), &format!("GET /ipfs/{cid}?format=raw HTTP/1.1")).await;
+    assert_eq!(answer.status, 404);
 }

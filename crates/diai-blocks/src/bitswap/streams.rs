@@ -81,7 +81,7 @@ pub(super) struct Tools {
 impl Tools {
     /// What `peer` may have, by the agent that it belongs to now.
     fn gate(&self, peer: PeerId) -> Gate {
-        self.rule.gate(peer, || self.world.network.peer(peer).and_then(|info| info.agent))
+        self.rule.gate(Some(peer), || self.world.network.peer(peer).and_then(|info| info.agent))
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) enum Ended {
     Complete { missing: u64 },
     /// It is worth asking again, with what is here now.
     Again,
+    /// The sender sends no more at a time.
+    Limit,
     /// It was told to stop.
     Stopped,
     /// The sender has too much to do, or its store failed.
@@ -267,7 +269,7 @@ impl Receiver<'_> {
                         self.expected.ends(held).map_err(|_| violation)?;
                         Ended::Complete { missing: self.sent.missing }
                     }
-                    EndReason::Limit => Ended::Again,
+                    EndReason::Limit => Ended::Limit,
                     EndReason::Busy | EndReason::Failed => Ended::Busy,
                 }))
             }

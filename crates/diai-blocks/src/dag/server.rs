@@ -130,7 +130,7 @@ async fn accept(tools: Tools, mut incoming: Incoming) {
 
 async fn serve(tools: Tools, inbound: Inbound) {
     let Inbound { peer, agent, mut stream, .. } = inbound;
-    let gate = tools.config.rule.gate(peer, || agent);
+    let gate = tools.config.rule.gate(Some(peer), || agent);
     let clock = tools.world.clock.clone();
     let penalise = |misbehaviour| tools.world.network.penalise(peer, misbehaviour);
     let deadline = clock.now() + SILENCE;

@@ -27,8 +27,8 @@ impl Walk<'_> {
         self.scope == Scope::Dag && self.fetcher.config.whole_dags && ipld::has_links(self.root.codec())
     }
 
-    /// Asks those of `peers`, and of the connected devices of agents, that were not asked yet. What does not come, or not
-    /// in half the time that there is, is left for others.
+    /// Asks those of `peers`, and of the connected devices of agents, that were not asked yet. What does not come, not in half
+    /// the time that there is, or too slowly from all of them together, is left for others.
     pub(super) async fn whole(&mut self, peers: Vec<PeerId>) -> Result<(), FetchError> {
         if !self.asks_whole() {
             return Ok(());

@@ -2,6 +2,8 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use cid::Cid;
 
+use crate::serve::ServeRule;
+
 /// What of gateways there is. Default nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GatewayConfig {
@@ -64,8 +66,11 @@ pub struct ServerConfig {
     /// Where. Whoever reaches it can read what is served. Default 127.0.0.1:8080; what terminates TLS, and limits addresses,
     /// goes before it.
     pub addr: SocketAddr,
-    /// What may be served. Default all that is stored here.
+    /// What requests may name. Default all that is stored here.
     pub policy: Policy,
+    /// Which blocks may be sent to somebody without a device and an agent: asked for each of them. Default all; within
+    /// [`Blocks`](crate::Blocks) what [`BlocksConfig::serving`](crate::BlocksConfig::serving) says.
+    pub rule: ServeRule,
     /// Connections; more wait to be accepted. Default 1,024: browsers and Helia open one for each block of a file.
     pub max_connections: usize,
     /// Answers under way; more wait. Default 64.
@@ -90,6 +95,7 @@ impl Default for ServerConfig {
         Self {
             addr: SocketAddr::from(([127, 0, 0, 1], 8080)),
             policy: Policy::default(),
+            rule: ServeRule::default(),
             max_connections: 1024,
             max_requests: 64,
             max_sending_bytes: 192 << 20,
@@ -115,8 +121,8 @@ pub enum Verdict {
     Gone,
 }
 
-/// What may be served: asked of the CID that a request names, and of what its path leads to. Not of what is below: a DAG
-/// that may be served is served as a whole.
+/// What may be served: asked of the CID that a request names, and of what its path leads to. Not of what is below: that is
+/// for [`ServerConfig::rule`].
 #[derive(Clone, Default)]
 pub struct Policy(Option<Arc<Judge>>);
 

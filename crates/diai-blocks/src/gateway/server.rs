@@ -3,6 +3,7 @@
 mod answer;
 mod car;
 mod path;
+mod served;
 
 use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
 

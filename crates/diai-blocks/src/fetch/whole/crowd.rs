@@ -35,6 +35,15 @@ const PATIENCE_AT_FIRST: Duration = Duration::from_millis(300);
 const MAX_TAKEN_OVER: usize = 64;
 /// Who is so many times slower than the fastest gets nothing of its rest again.
 const SLOWER: u64 = 4;
+/// Less than this from all of them over such a time is left to those who ask for single blocks. A sender that is below has its
+/// place taken by a reserve, as long as all are.
+const SLOW_BYTES_PER_SECOND: u64 = 1 << 20;
+const WINDOW_SECONDS: u64 = 10;
+/// How often a reserve takes the place of a slow sender.
+const MAX_SWAPPED: usize = 16;
+/// Whose answers are cut so often after so little is left: for each of them the DAG is walked.
+const LITTLE_BYTES: u64 = 1 << 20;
+const MAX_LITTLE: usize = 2;
 /// While nobody is known to have it, so long is waited for answers.
 const NOBODY: Duration = Duration::from_secs(1);
 
@@ -64,6 +73,14 @@ impl Run {
         useful.then(|| self.since + patience)
     }
 
+    fn stop(&mut self, slow: bool) {
+        if let Some(stop) = self.stop.take() {
+            self.slow = slow;
+            // It may have ended already.
+            let _ = stop.send(());
+        }
+    }
+
     fn bytes_per_second(&self, now: Instant) -> u64 {
         let ms = u64::try_from(now.since(self.since).as_millis()).unwrap_or(u64::MAX).max(1);
         self.bytes().saturating_mul(1000) / ms
@@ -88,6 +105,15 @@ pub(super) struct Crowd<'a> {
     single_blocks: usize,
     asked_again: usize,
     taken_over: usize,
+    /// Places taken by reserves, and when it is looked again for one.
+    swapped: usize,
+    next_swap: Instant,
+    /// When the window ends, and what had come at its begin.
+    window: (Instant, u64),
+    /// Too little came.
+    given_up: bool,
+    /// How often somebody ended an answer of little.
+    little: BTreeMap<PeerId, usize>,
     /// Bytes a second.
     fastest: u64,
     began: Instant,
@@ -103,6 +129,7 @@ impl<'a> Crowd<'a> {
         candidates: Vec<PeerId>,
     ) -> Self {
         let mut candidates = candidates.into_iter();
+        let began = plain.world.clock.now();
         let senders = candidates.next().map(|first| (first, PIECES_AT_A_TIME)).into_iter().collect();
         let asking = candidates.map(|peer| probe(plain, peer, root).map(move |has| (peer, has)).boxed()).collect();
         Self {
@@ -120,8 +147,13 @@ impl<'a> Crowd<'a> {
             single_blocks: 0,
             asked_again: 0,
             taken_over: 0,
+            swapped: 0,
+            next_swap: began + PATIENCE,
+            window: (began + Duration::from_secs(WINDOW_SECONDS), plain.tally.bytes.load(Ordering::Relaxed)),
+            given_up: false,
+            little: BTreeMap::new(),
             fastest: 0,
-            began: plain.world.clock.now(),
+            began,
             sent: BTreeSet::new(),
         }
     }
@@ -144,7 +176,7 @@ impl<'a> Crowd<'a> {
                 }
             }
             let clock = &*self.plain.world.clock;
-            let wake = if self.runs.is_empty() { self.began + NOBODY } else { self.take_over_at() };
+            let wake = if self.runs.is_empty() { self.began + NOBODY } else { self.look_at() };
             tokio::select! {
                 biased;
                 Some((id, ran)) = self.running.next() => self.ran(id, ran?).await?,
@@ -153,6 +185,8 @@ impl<'a> Crowd<'a> {
                     if self.runs.is_empty() {
                         return Ok(());
                     }
+                    self.watch();
+                    self.swap();
                     self.take_over();
                 }
             }
@@ -165,7 +199,7 @@ impl<'a> Crowd<'a> {
     }
 
     fn late(&self) -> bool {
-        self.plain.world.clock.now() >= self.plain.deadline
+        self.given_up || self.plain.world.clock.now() >= self.plain.deadline
     }
 
     fn blocks(&self) -> u64 {
@@ -275,6 +309,16 @@ impl<'a> Crowd<'a> {
                     job.not_by.insert(peer);
                 }
             }
+            Ended::Limit => {
+                let little = self.little.entry(peer).or_default();
+                *little += usize::from(came < LITTLE_BYTES);
+                if *little >= MAX_LITTLE {
+                    self.leave(peer);
+                }
+                if came == 0 {
+                    job.not_by.insert(peer);
+                }
+            }
             Ended::Stopped => return self.shared_anew(job, peer, run.slow).await,
             Ended::Busy => match self.busy().get(&peer) {
                 Some(&others) if others > 0 => drop(self.senders.insert(peer, others)),
@@ -313,6 +357,56 @@ impl<'a> Crowd<'a> {
         self.busy().into_iter().filter(|(_, count)| *count == 0).map(|(peer, _)| peer).collect()
     }
 
+    fn look_at(&self) -> Instant {
+        self.window.0.min(self.swap_at()).min(self.take_over_at())
+    }
+
+    /// Gives up, at the end of a window, when too little came in it.
+    fn watch(&mut self) {
+        let (now, bytes) = (self.plain.world.clock.now(), self.plain.tally.bytes.load(Ordering::Relaxed));
+        if now < self.window.0 {
+            return;
+        }
+        if bytes - self.window.1 >= WINDOW_SECONDS * SLOW_BYTES_PER_SECOND {
+            self.window = (now + Duration::from_secs(WINDOW_SECONDS), bytes);
+            return;
+        }
+        self.window.0 = Instant::NEVER;
+        self.given_up = true;
+        self.runs.values_mut().for_each(|run| run.stop(false));
+    }
+
+    fn swap_at(&self) -> Instant {
+        let any = !self.reserves.is_empty() && self.swapped < MAX_SWAPPED;
+        if any { self.next_swap } else { Instant::NEVER }
+    }
+
+    /// Gives the place of the slowest sender to a reserve, if it is much slower than another, or if all are slow.
+    fn swap(&mut self) {
+        let now = self.plain.world.clock.now();
+        if now < self.swap_at() {
+            return;
+        }
+        self.next_swap = now + PATIENCE;
+        // What each sends, and whether it had the time to begin.
+        let mut speeds: BTreeMap<PeerId, (u64, bool)> = BTreeMap::new();
+        for run in self.runs.values() {
+            let (speed, begun) = speeds.entry(run.peer).or_insert((0, self.senders.contains_key(&run.peer)));
+            *speed += run.bytes_per_second(now);
+            *begun &= run.stop.is_some() && now >= run.since + PATIENCE;
+        }
+        let fastest = speeds.values().map(|(speed, _)| *speed).max().unwrap_or(0);
+        let slowest = speeds.into_iter().filter(|(_, (_, begun))| *begun).min_by_key(|(_, (speed, _))| *speed);
+        let Some((peer, (speed, _))) = slowest else { return };
+        if speed.saturating_mul(SLOWER) >= fastest && fastest >= SLOW_BYTES_PER_SECOND {
+            return;
+        }
+        self.swapped += 1;
+        self.leave(peer);
+        self.reserves.push_back(peer);
+        self.runs.values_mut().filter(|run| run.peer == peer).for_each(|run| run.stop(true));
+    }
+
     /// When a sender without anything to do takes over from another.
     fn take_over_at(&self) -> Instant {
         let idle = self.idle();
@@ -327,11 +421,7 @@ impl<'a> Crowd<'a> {
         let runs = self.runs.values_mut().filter(|run| run.taken_over_at(&idle).is_some_and(|at| now >= at));
         let fastest = self.fastest;
         let Some(run) = runs.min_by_key(|run| run.bytes_per_second(now)) else { return };
-        if let Some(stop) = run.stop.take() {
-            self.taken_over += 1;
-            run.slow = run.bytes_per_second(now).saturating_mul(SLOWER) < fastest;
-            // It may have ended already.
-            let _ = stop.send(());
-        }
+        self.taken_over += usize::from(run.stop.is_some());
+        run.stop(run.bytes_per_second(now).saturating_mul(SLOWER) < fastest);
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     car::{Answer, Wanted},
     path::{Resolved, resolve},
+    served::Served,
 };
 use crate::{
     BlockStore, GetError, MAX_BLOCK_BYTES, SourceError,
@@ -31,7 +32,7 @@ const IMMUTABLE: &str = "public, max-age=29030400, immutable";
 /// What requests are answered from.
 pub(super) struct Shop {
     pub(super) config: ServerConfig,
-    pub(super) store: BlockStore,
+    store: Served,
     clock: Arc<dyn Clock>,
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -92,6 +93,7 @@ impl Shop {
     pub(super) fn new(config: ServerConfig, store: BlockStore, clock: Arc<dyn Clock>) -> Self {
         let requests = Arc::new(Semaphore::new(config.max_requests.clamp(1, Semaphore::MAX_PERMITS)));
         let bytes = config.max_sending_bytes.clamp(CAR_BYTES, u32::MAX as usize);
+        let store = Served::new(store, &config.rule);
         Self { config, store, clock, requests, bytes: Arc::new(Semaphore::new(bytes)) }
     }
 

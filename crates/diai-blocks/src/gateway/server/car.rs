@@ -16,10 +16,8 @@ use tokio::sync::{
     mpsc::{self, Receiver},
 };
 
-use crate::{
-    BlockStore,
-    car::{ExportError, ExportOptions, Exporter, Scope},
-};
+use super::served::Served;
+use crate::car::{ExportError, ExportOptions, Exporter, Scope};
 
 /// A body, and what it holds while it is sent.
 pub(super) struct Answer {
@@ -52,7 +50,7 @@ impl Answer {
         Self { content: Content::Whole(Full::new(content.into())), permits }
     }
 
-    pub(super) fn car(store: BlockStore, wanted: Wanted, permits: Vec<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn car(store: Served, wanted: Wanted, permits: Vec<OwnedSemaphorePermit>) -> Self {
         let (give, made) = mpsc::channel(1);
         let maker = async move {
             let Wanted { path, target, scope, options } = wanted;

@@ -6,8 +6,9 @@ use parking_lot::Mutex;
 
 use bytes::Bytes;
 
+use super::served::Served;
 use crate::{
-    BlockSource, BlockStore, SourceError,
+    BlockSource, SourceError,
     unixfs::{self, ReadError},
 };
 
@@ -22,7 +23,7 @@ pub(super) struct Resolved {
 
 /// Notes what is read.
 struct Noting<'a> {
-    store: &'a BlockStore,
+    store: &'a Served,
     read: Mutex<Vec<Cid>>,
 }
 
@@ -34,7 +35,7 @@ impl BlockSource for Noting<'_> {
 }
 
 /// Follows `path` from `root`. At most as many blocks are noted as a sharded folder has levels, for each name.
-pub(super) async fn resolve(store: &BlockStore, root: Cid, path: &[String]) -> Result<Resolved, ReadError> {
+pub(super) async fn resolve(store: &Served, root: Cid, path: &[String]) -> Result<Resolved, ReadError> {
     let noting = Noting { store, read: Mutex::default() };
     let mut roots = vec![root];
     let mut target = root;
