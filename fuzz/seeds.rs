@@ -293,8 +293,8 @@ fn blocks(seeds: &mut Seeds) -> Result<(), Box<dyn Error>> {
     let extent = |part, bytes| [varint_field(1, part), varint_field(3, bytes)].concat();
     let older =
         [message(&[(1, &hello.cid.to_bytes()), (2, &[7; 32])]).to_vec(), varint_field(3, 1024), varint_field(4, 512)];
-    let entries = [(2, &entry(b"a/b.txt", 2)[..]), (2, &entry(b"c", 0))];
-    let rest = [(3, &extent(0, 5)[..]), (3, &extent(1, 6)), (4, &older.concat())];
+    let entries = [(2, &entry(b"a/b.txt", 2)[..]), (2, &entry(b"c", 0)[..])];
+    let rest = [(3, &extent(0, 5)[..]), (3, &extent(1, 6)[..]), (4, &older.concat()[..])];
     let manifest = [varint_field(1, NOW.as_unix_ms()), message(&entries).to_vec(), message(&rest).to_vec()];
     seeds.push(("sealed_manifest", "two", manifest.concat()));
     let group = [&message(&[(1, &[5; 32])])[..], &varint_field(2, 1), &message(&[(3, &[6; 32]), (3, &[7; 32])])];
