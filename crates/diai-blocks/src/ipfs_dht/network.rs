@@ -17,7 +17,7 @@ use multiaddr::Protocol;
 use tokio::sync::Semaphore;
 
 use super::{
-    lookup::Lookup,
+    lookup::{Lookup, REPLICATION},
     message::{Announcement, DhtMessage, DhtPeer, Key, Kind, MAX_MESSAGE_BYTES},
 };
 use crate::store::Multihash;
@@ -139,8 +139,10 @@ impl Net {
             }
             let Ok(Some((peer, answer))) = timeout_at(clock, until, asking.next()).await else { return lookup };
             match answer {
-                Ok(answer) => {
+                Ok(mut answer) => {
                     self.answers(peer);
+                    // A server knows no more of them than one answer holds; names without end would be dialled for nothing.
+                    answer.closer.truncate(REPLICATION);
                     lookup.answered(&peer, self.believe(answer.closer, true));
                     let mut providers = self.believe(answer.providers, false);
                     // No single server fills what a fetch looks at.
